@@ -2,9 +2,10 @@
  * The native addon of libsql in the single executable. The system can load an addon only from a file, so it is unpacked into a
  * private folder. The name of the file contains its hash, so that versions of vreg do not share it.
  */
-import { createHash } from 'node:crypto';
-import { accessSync, constants, lstatSync, readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { webcrypto } from 'node:crypto';
+import { accessSync, constants, lstatSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { getRawAsset } from 'node:sea';
 import { createFolder, folderRisk, writeAtomically } from '../../src/files.ts';
 import { isSingleExecutable } from '../../src/program.ts';
@@ -16,27 +17,37 @@ declare const __ADDON_HASH__: string;
 /** The name of the addon among the assets of the single executable. */
 const ASSET = 'libsql.node';
 
-let path: string | undefined;
+let nativeDir: string | undefined;
 
 /** Path of the unpacked addon; undefined if Node loads the addon from node_modules. */
 export function addonPath(): string | undefined {
-  return path;
+  return nativeDir === undefined ? undefined : join(nativeDir, `libsql-${__ADDON_HASH__.slice(0, 16)}.node`);
 }
 
 /**
- * Unpacks the addon, unless the folder already contains it. Call it before the store is opened. Does nothing outside the single
- * executable.
+ * Chooses the folder of the addon and unpacks the addon into it. Call it before the store is opened. Does nothing outside the
+ * single executable.
+ * @throws VregError as {@link ensureAddon}
+ */
+export async function unpackAddon(folder: string): Promise<void> {
+  if (!isSingleExecutable) return;
+  nativeDir = resolve(folder);
+  await ensureAddon();
+}
+
+/**
+ * Unpacks the addon, unless the folder already contains it: the folder may be a cache that the user has deleted since the start.
  * @throws VregError USAGE naming the setting if the folder cannot be used, is not private, or is on a file system without
  *   programs; STORE_UNUSABLE if the disk is full
  */
-export function unpackAddon(folder: string): void {
-  if (!isSingleExecutable) return;
-  const dir = resolve(folder);
-  const file = join(dir, `libsql-${__ADDON_HASH__.slice(0, 16)}.node`);
-  attempt(dir, () => createFolder(dir, 0o700));
+export async function ensureAddon(): Promise<void> {
+  const file = addonPath();
+  if (file === undefined) return;
+  const dir = dirname(file);
+  await attempt(dir, () => createFolder(dir, 0o700));
   assertPrivate(dir, 'native-dir');
-  attempt(dir, () => {
-    if (isIntact(file)) return;
+  await attempt(dir, async () => {
+    if (await isIntact(file)) return;
     // Each process writes a file of its own, because several may start at the same time.
     const draft = `${file}.${process.pid}.new`;
     writeAtomically(file, new Uint8Array(getRawAsset(ASSET) as ArrayBuffer), { mode: 0o500, draft });
@@ -47,19 +58,22 @@ export function unpackAddon(folder: string): void {
   } catch (cause) {
     throw unusable(dir, 'its file system forbids programs (noexec)', cause);
   }
-  path = file;
 }
 
-/** True if only this user or root may have written the file, and its content is that of the addon. */
-function isIntact(file: string): boolean {
+/**
+ * True if only this user or root may have written the file, and its content is that of the addon. Reading and hashing 10 MB takes
+ * 30 ms, so both run in Node's thread pool.
+ */
+async function isIntact(file: string): Promise<boolean> {
   const stats = lstatSync(file, { throwIfNoEntry: false });
   if (!stats?.isFile() || folderRisk(stats)) return false;
-  return createHash('sha256').update(readFileSync(file)).digest('hex') === __ADDON_HASH__;
+  const hash = await webcrypto.subtle.digest('SHA-256', await readFile(file));
+  return Buffer.from(hash).toString('hex') === __ADDON_HASH__;
 }
 
-function attempt(dir: string, action: () => unknown): void {
+async function attempt(dir: string, action: () => unknown): Promise<void> {
   try {
-    action();
+    await action();
   } catch (cause) {
     const { code = '' } = cause as NodeJS.ErrnoException;
     throw unusable(dir, code, cause, ['ENOSPC', 'EDQUOT'].includes(code));

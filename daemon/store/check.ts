@@ -1,6 +1,8 @@
 /** Checks a database in a child process, because a damaged file can crash the SQLite library together with its process. */
 import type { ChildProcess } from 'node:child_process';
 import { text } from 'node:stream/consumers';
+import { VregError } from '../../src/protocol/errors.ts';
+import { ensureAddon } from './addon.ts';
 import type { DataDir } from './data-dir.ts';
 import { type StoreFailure, toFailure, toOpenError } from './failures.ts';
 import type { CheckResult } from './worker.ts';
@@ -36,6 +38,7 @@ export interface LockedDatabase {
 /** Reads the entire database and keeps it locked, unless the check failed before it acquired the lock. */
 export async function lock(dir: DataDir): Promise<LockedDatabase> {
   try {
+    await ensureAddon();
     const child = startCheck(dir);
     child.stdin?.on('error', () => {});
     const ended = endOf(child);
@@ -46,8 +49,10 @@ export async function lock(dir: DataDir): Promise<LockedDatabase> {
     };
     return { result, release };
   } catch (error) {
-    const message = `the check cannot be started: ${toFailure(error).message}`;
-    return { result: { failure: { kind: 'unchecked', message } }, release: async () => {} };
+    const isOurs = error instanceof VregError;
+    const message = `the check cannot be started: ${isOurs ? error.message : toFailure(error).message}`;
+    const hint = isOurs ? error.hint : undefined;
+    return { result: { failure: { kind: 'unchecked', message, hint } }, release: async () => {} };
   }
 }
 

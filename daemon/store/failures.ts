@@ -17,6 +17,8 @@ export interface StoreFailure {
   message: string;
   /** The file that failed, if it is not the database. */
   file?: string;
+  /** The next step, if the default of `unchecked` does not help. */
+  hint?: string | undefined;
 }
 
 /** Wraps a {@link StoreFailure} to reject a promise with it. */
@@ -94,7 +96,7 @@ export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
       });
     case 'unchecked':
       return new VregError('STORE_UNUSABLE', `cannot check ${dir.database}: ${failure.message}`, {
-        hint: 'free up memory or stop some processes, then start again',
+        hint: failure.hint ?? 'free up memory or stop some processes, then start again',
       });
     case 'gone':
       return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir.path}: ${failure.message}`, {
@@ -138,7 +140,7 @@ export function toRuntimeError(action: string, failure: StoreFailure): VregError
     }
     case 'unchecked':
       return new VregError('STORE_FAILED', message, {
-        hint: "free up memory or stop some processes on the registry's machine, then retry",
+        hint: failure.hint ?? "free up memory or stop some processes on the registry's machine, then retry",
         retryAfter: 5,
       });
     default:

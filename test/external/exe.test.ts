@@ -207,6 +207,25 @@ test('a backup works after a new version has replaced the executable', options, 
   assert.equal((await daemon.vreg(['backup', join(home, 'backup.db')])).code, 0);
 });
 
+test(
+  'a backup works after the folder of the library was deleted, or names the folder if it cannot be used',
+  options,
+  async (t) => {
+    const home = tempDir(t);
+    const native = join(home, 'cache', 'vreg');
+    const daemon = await startDaemon(t, { home, env: { VREG_NATIVE_DIR: native } });
+    rmSync(join(home, 'cache'), { recursive: true });
+    assert.equal((await daemon.vreg(['backup', join(home, 'backup.db')])).code, 0);
+    addonIn(native);
+    rmSync(native, { recursive: true });
+    writeFileSync(native, 'not a folder');
+    const { code, stderr } = await daemon.vreg(['backup', join(home, 'another.db')]);
+    assert.equal(code, 8);
+    assert.ok(stderr.includes(`cannot unpack the SQLite library into ${native}: E`), stderr);
+    assert.match(stderr, /\nhint: choose a writable folder .* with --native-dir or VREG_NATIVE_DIR\n$/);
+  },
+);
+
 /** Runs a command that opens a store, with its folder on a new file system that has these mount options. */
 function restoreOn(t: TestContext, mountOptions: string, prepare = ''): { status: number | null; stderr: string } {
   const home = tempDir(t);

@@ -19,7 +19,7 @@ export const restore = defineCommand<{ yes?: boolean }>({
     const dataDir = dataDirOf(context);
     await context.confirm(`Replace the registry in ${dataDir} with ${file}?`, yes);
     const { unpackAddon } = await import('../../../daemon/store/addon.ts');
-    unpackAddon(context.config.nativeDir);
+    await unpackAddon(context.config.nativeDir);
     const { restore } = await import('../../../daemon/store/restore.ts');
     const restored = await restore(dataDir, file!);
     if (restored.kept !== undefined) context.note(`the old registry is kept in ${restored.kept}`);

@@ -108,7 +108,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   }
   process.umask(0o077);
   const { unpackAddon } = await import('../../../daemon/store/addon.ts');
-  unpackAddon(config.nativeDir);
+  await unpackAddon(config.nativeDir);
   const daemon = await main.serve(
     {
       dataDir,
