@@ -3,9 +3,9 @@
  * private folder. The name of the file contains its hash, so that versions of vreg do not share it.
  */
 import { webcrypto } from 'node:crypto';
-import { accessSync, constants, lstatSync } from 'node:fs';
+import { accessSync, constants, lstatSync, readdirSync, rmSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { getRawAsset } from 'node:sea';
 import { createFolder, folderRisk, writeAtomically } from '../../src/files.ts';
 import { isSingleExecutable } from '../../src/program.ts';
@@ -51,12 +51,26 @@ export async function ensureAddon(): Promise<void> {
     // Each process writes a file of its own, because several may start at the same time.
     const draft = `${file}.${process.pid}.new`;
     writeAtomically(file, new Uint8Array(getRawAsset(ASSET) as ArrayBuffer), { mode: 0o500, draft });
+    removeOthers(file);
   });
   try {
     // Fails with EACCES, also for root, if the file system is mounted with noexec (access(2)).
     accessSync(file, constants.X_OK);
   } catch (cause) {
     throw unusable(dir, 'its file system forbids programs (noexec)', cause);
+  }
+}
+
+/** Milliseconds for which an unused file stays: far longer than a process takes to write a draft. */
+const MAX_AGE = 24 * 60 * 60 * 1000;
+
+/** Removes addons of other versions of vreg, which unpack theirs again if needed, and drafts of processes that were killed. */
+function removeOthers(file: string): void {
+  const dir = dirname(file);
+  const names = readdirSync(dir).filter((name) => name.startsWith('libsql-') && name !== basename(file));
+  for (const path of names.map((name) => join(dir, name))) {
+    const stats = lstatSync(path, { throwIfNoEntry: false });
+    if (stats?.isFile() && stats.mtimeMs < Date.now() - MAX_AGE) rmSync(path, { force: true });
   }
 }
 

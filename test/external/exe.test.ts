@@ -13,6 +13,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -164,6 +165,31 @@ test('a library that was changed or truncated is unpacked again', options, async
     assert.ok(readFileSync(addonIn(folder)).equals(content));
   }
 });
+
+test(
+  'a new library replaces those of other versions and unfinished ones if they are older than a day',
+  options,
+  async (t) => {
+    const home = tempDir(t);
+    const folder = join(home, 'native');
+    mkdirSync(folder, { mode: 0o700 });
+    const add = (name: string, hours: number) => {
+      const path = join(folder, name);
+      writeFileSync(path, '');
+      const time = Date.now() / 1000 - 3600 * hours;
+      utimesSync(path, time, time);
+    };
+    const recent = ['libsql-00000000000000aa.node', 'libsql-00000000000000bb.node.4711.new'];
+    for (const name of recent) add(name, 23);
+    for (const name of ['libsql-00000000000000cc.node', 'libsql-00000000000000dd.node.4712.new', 'notes.txt'])
+      add(name, 25);
+    assert.ok(isUnpacked(await restore(home, folder)));
+    const kept = [...recent, 'notes.txt'];
+    const names = readdirSync(folder);
+    assert.deepEqual(names.filter((name) => kept.includes(name)).sort(), kept);
+    assert.equal(names.length, kept.length + 1);
+  },
+);
 
 test('processes that start together unpack one complete library', options, async (t) => {
   const native = join(tempDir(t), 'native');
