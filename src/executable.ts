@@ -8,7 +8,9 @@ import { STORE_WORKER } from './program.ts';
 /** The content of an asset, without a copy. */
 const asset = (name: string) => Buffer.from(getRawAsset(name) as ArrayBuffer);
 
-const isWorker = process.argv[2] === STORE_WORKER;
+// Only a check of the store has all of these arguments. For users, the word is an unknown command.
+const [, , word, action, , addon] = process.argv;
+const isWorker = word === STORE_WORKER && action === 'check' && addon !== undefined;
 // The worker expects its arguments at the same positions as in `node store-worker.cjs check DIR`.
 if (isWorker) process.argv.splice(1, 1);
 const bundle = `dist/${isWorker ? 'store-worker' : isHot(process.argv.slice(2)) ? 'hot' : 'vreg'}.cjs`;

@@ -125,6 +125,15 @@ test('arguments of Node are arguments of vreg', options, async (t) => {
   assert.match(stderr, /unknown option/);
 });
 
+test('the word that starts a check of the store is an unknown command for users', options, async (t) => {
+  const home = tempDir(t);
+  for (const more of [[], ['check'], ['check', home], ['serve', home, 'no-such-addon']]) {
+    const { code, stdout, stderr } = await vreg(home, ['__store-worker', ...more]);
+    assert.deepEqual([code, stdout], [5, '']);
+    assert.match(stderr, /^vreg: unknown command: __store-worker\nhint: .*\n$/);
+  }
+});
+
 test('a unit starts the executable itself and gives the registry a folder for its library', options, async (t) => {
   const { stdout } = await vreg(tempDir(t), ['daemon', 'unit', 'serve', '--', '--port', '80']);
   assert.ok(stdout.includes(`\nExecStart=${PROGRAM} daemon serve --port 80\n`), stdout);
