@@ -14,6 +14,7 @@ import type { ClientTls, Exchange, Transport } from '../../src/client/transport.
 import type { VregError } from '../../src/protocol/errors.ts';
 import { type Issued, LONG_AGO, makeAuthority, YESTERYEAR } from '../helpers/certificates.ts';
 import { tempDir } from '../helpers/daemon.ts';
+import { fullBacklog } from '../helpers/full-backlog.ts';
 import { unless } from '../helpers/tools.ts';
 import { TRANSPORTS } from '../helpers/transports.ts';
 
@@ -84,6 +85,12 @@ const ANSWERS: readonly { name: string; bytes: string; end?: true; ends: string 
     bytes: 'HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n',
     ends: 'ECONNRESET',
   },
+];
+
+/** Servers to which no connection is ever established. */
+const CONNECTING: readonly [what: string, start: (t: TestContext) => Promise<URL>][] = [
+  ['does not answer', async (t) => new URL(`http://${await fullBacklog(t)}`)],
+  ['never starts TLS', async (t) => new URL(`https://127.0.0.1:${await listen(t, createServer())}`)],
 ];
 
 for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
@@ -172,6 +179,31 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       assert.equal(await outcome(transport.send({ ...GET, timeout: 200 })), 'TimeoutError');
       transport.close();
       await closed;
+    });
+  }
+
+  for (const [what, start] of CONNECTING) {
+    test(of(`a server that ${what} causes a timeout while connecting, for a response and for a stream`), async (t) => {
+      const transport = transportOf(t, await start(t));
+      assert.equal(await outcome(transport.send({ ...GET, timeout: 100 })), 'TimeoutError');
+      await assert.rejects(transport.open({ ...GET, timeout: 100 }), { name: 'TimeoutError' });
+    });
+
+    test(of(`a signal that is aborted while a server ${what} ends the requests with its reason`), async (t) => {
+      const transport = transportOf(t, await start(t));
+      const controller = new AbortController();
+      const reason = new Error('the user said so');
+      const exchange = { ...GET, signal: controller.signal };
+      const requests = [transport.send(exchange), transport.send(exchange), transport.open(exchange)];
+      const ends = requests.map((request) => assert.rejects(request, reason));
+      setImmediate(() => controller.abort(reason));
+      await Promise.all(ends);
+    });
+
+    test(of(`closing the transport ends its requests while a server ${what}`), async (t) => {
+      const transport = transportOf(t, await start(t));
+      setImmediate(() => transport.close());
+      assert.equal(await outcome(transport.send(GET)), 'ECONNRESET');
     });
   }
 

@@ -1,6 +1,9 @@
 /** Sends requests through undici. No other module uses it. */
+import type { Socket } from 'node:net';
 import v8 from 'node:v8';
+import type { Dispatcher } from 'undici';
 import request from 'undici/lib/api/api-request.js';
+import buildConnector from 'undici/lib/core/connect.js';
 import Pool from 'undici/lib/dispatcher/pool.js';
 import {
   type ClientTls,
@@ -32,21 +35,34 @@ const CODES: Readonly<Record<string, string>> = {
 export class UndiciTransport implements Transport {
   readonly #pool: Pool;
   readonly #prefix: string;
+  /** Sockets whose connection is not established yet: undici cannot close them. */
+  readonly #connecting = new Set<Socket>();
+  /** The number of requests without a response. */
+  #waiting = 0;
 
   constructor(url: URL, tls: ClientTls = {}) {
     // undici's HTTP parser is WebAssembly. V8 would compile it again with optimisations, for which a short-lived process waits 80
     // ms at exit, and an agent uses 40 MB after 350 heartbeats. V8's first tier is fast enough. V8 rejects a code cache that was
     // written with other flags, so the build writes it without these.
     if (!process.env.VREG_WRITE_CODE_CACHE) v8.setFlagsFromString('--no-wasm-tier-up --no-wasm-dynamic-tiering');
-    const socket = url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined;
-    const connect = url.protocol === 'https:' ? { connect: { secureContext: createTlsContext(tls), timeout: 0 } } : {};
-    this.#pool = new Pool(socket === undefined ? url.origin : 'http://localhost', {
-      connections: CONNECTIONS,
+    const socketPath = url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : null;
+    const connect = buildConnector({
       // The timeout of the request includes the connection.
-      connectTimeout: 0,
-      ...(socket === undefined ? connect : { socketPath: socket }),
+      timeout: 0,
+      ...(socketPath === null ? {} : { socketPath }),
+      ...(url.protocol === 'https:' ? { secureContext: createTlsContext(tls) } : {}),
     });
-    this.#prefix = socket === undefined ? url.pathname.replace(/\/+$/, '') : '';
+    this.#pool = new Pool(socketPath === null ? url.origin : 'http://localhost', {
+      connections: CONNECTIONS,
+      connect: (options, callback) => {
+        const socket = connect(options, (...result) => {
+          this.#connecting.delete(socket);
+          callback(...result);
+        });
+        this.#connecting.add(socket);
+      },
+    });
+    this.#prefix = socketPath === null ? url.pathname.replace(/\/+$/, '') : '';
   }
 
   async send(exchange: Exchange): Promise<Reply> {
@@ -69,23 +85,46 @@ export class UndiciTransport implements Transport {
     deadline: AbortSignal,
     bodyTimeout: number,
   ): Promise<OpenReply> {
-    const answer = await request
-      .call(this.#pool, {
-        method: method as 'GET',
-        path: this.#prefix + path,
-        headers,
-        body: body ?? null,
-        bodyTimeout,
-        headersTimeout: 0,
-        signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
-      })
-      .catch(rethrow);
-    return { status: answer.statusCode, headers: answer.headers, body: answer.body };
+    const end = signal ? AbortSignal.any([signal, deadline]) : deadline;
+    end.throwIfAborted();
+    const options: Dispatcher.RequestOptions = {
+      method: method as 'GET',
+      path: this.#prefix + path,
+      headers,
+      body: body ?? null,
+      bodyTimeout,
+      headersTimeout: 0,
+      signal: end,
+    };
+    this.#waiting++;
+    try {
+      const answer = await unlessAborted(end, request.call(this.#pool, options));
+      return { status: answer.statusCode, headers: answer.headers, body: answer.body };
+    } catch (error) {
+      return rethrow(error as NodeJS.ErrnoException);
+    } finally {
+      // No request needs these connections now, and they would keep the process running.
+      if (--this.#waiting === 0) this.#stopConnecting();
+    }
   }
 
   close(): void {
     this.#pool.destroy().catch(() => {});
+    this.#stopConnecting();
   }
+
+  #stopConnecting(): void {
+    for (const socket of this.#connecting) socket.destroy(new Error('no request waits for this connection'));
+  }
+}
+
+/** Settles like `work`, or rejects as soon as the signal is aborted: undici notices it only after it has connected. */
+function unlessAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const onAbort = () => reject(signal.reason);
+    signal.addEventListener('abort', onAbort);
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
 }
 
 function rethrow(error: NodeJS.ErrnoException): never {
