@@ -159,7 +159,10 @@ export class Leases {
   sweep(horizon: number): Expired {
     const due = takeDue(this.#fresh, horizon);
     const expired: Expired = { stale: takeDue(this.#suspect, horizon), suspect: [] };
-    for (const { id } of expired.stale) this.#records?.add(removalOf(id));
+    for (const entry of expired.stale) {
+      entry.endSuspicion();
+      this.#records?.add(removalOf(entry.id));
+    }
     const isMassLoss = due.length > 0 && this.#isMassLoss(due, horizon);
     for (const entry of due) {
       if (!isMassLoss || entry.status !== 'running') expired.stale.push(entry);
@@ -262,7 +265,8 @@ export class Liveness {
   }
 
   /**
-   * Adds the VMs from the store at start. Suspect VMs keep their remaining time. If the lease has become shorter, every live VM
+   * Adds the VMs from the store at start. Suspect VMs keep their remaining time, or more if the lease has become
+   * more than twice as long. If the lease has become shorter, every live VM
    * gets a full lease, because its agent does not know the shorter one yet.
    * @param records all records of the store
    */
@@ -284,7 +288,8 @@ export class Liveness {
       const suspicion = record === undefined ? undefined : (JSON.parse(record) as Suspicion);
       if (suspicion?.heardAt === seen.heardAt) {
         const until = Math.min(suspicion.until, now + this.#lease);
-        entry.markSuspect(until - this.#lease);
+        // If the lease has become much longer, the VM gets a full one, like every silent VM.
+        entry.markSuspect(Math.max(until - this.#lease, seen.heardAt));
         if (until < suspicion.until) this.#unsaved.records.add(suspicionOf(entry, this.#lease));
         stored.delete(id);
       } else if (isShorter && entry.status === 'running' && seen.heardAt >= now - before) {

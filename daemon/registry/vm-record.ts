@@ -149,6 +149,11 @@ export class VmRecord implements Linked<VmRecord> {
     this.#extraLeaseFrom = leaseFrom;
   }
 
+  /** Ends the extra lease: the VM has become stale. */
+  endSuspicion(): void {
+    this.#extraLeaseFrom = undefined;
+  }
+
   /** Last sign of life, RFC 3339. */
   get lastSeen(): string {
     return isoTime(this.#lastSeen);

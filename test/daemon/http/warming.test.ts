@@ -110,6 +110,10 @@ test('after a mass loss VMs are offered as suspect for one more lease period', a
   assert.equal((await get(app, '/registry/discover/worker')).ids, 'vm-0');
   assert.deepEqual([events[0], events[10], events.length], ['suspect vm-0', 'revived vm-0', 20]);
   assert.equal(events[19], 'stale vm-9');
+  const { vms = [] } = (await get(app, '/registry/vms?include=liveness')).body;
+  const lost = vms.find(({ id }) => id === 'vm-9')!;
+  assert.deepEqual([lost.stale, 'suspect' in lost], [true, false]);
+  assert.doesNotMatch((await get(app, '/registry/vms/vm-9/why')).body.summary ?? '', /suspect/);
 });
 
 test('the metrics count suspects separately and show how long responses are warming', async (t) => {

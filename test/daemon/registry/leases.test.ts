@@ -104,6 +104,7 @@ test('when more than the share, and at least ten VMs, fall silent together, they
   assert.ok(entries[0]!.isSuspect);
   assert.ok(!leases.isDue(LEASE - 501));
   assert.deepEqual(ids(leases.sweep(LEASE + 1).stale.slice(0, 10)), ids(entries.slice(0, 10)));
+  assert.ok(!entries[0]!.isSuspect);
 });
 
 test('exactly half of the fleet, nine VMs, or a disabled share are not a mass loss', () => {

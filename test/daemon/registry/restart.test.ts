@@ -215,10 +215,12 @@ test('a VM in doubt stays in doubt when a restart with a shorter lease renews it
   }
 });
 
-test('a shorter lease limits the remaining time of suspect VMs, a longer one does not change it', async () => {
+test('a shorter lease limits the remaining time of suspect VMs, and a longer one changes it only if it is more than doubled', async () => {
   for (const [lease, remaining] of [
     [60_000, 60_000],
     [600_000, 200_000],
+    // From the last sign of life, which is LEASE + 100_001 ms ago.
+    [900_000, 500_000],
   ] as const) {
     const vms = setUp();
     const registry = await massLoss(vms);

@@ -296,6 +296,18 @@ test('the full state includes which VMs are stale', async (t) => {
   ]);
 });
 
+test('the full state sends the VMs of a mass loss as suspect for one more lease, and then as stale', async (t) => {
+  const { url, clock, registry } = await serveApp(t, { massLoss: 0.5 });
+  for (let n = 0; n < 10; n++) await registry.register(aVm({ id: `vm-${n}` }));
+  for (const liveness of ['suspect', 'stale'] as const) {
+    clock.pass(LEASE + 1);
+    const reader = await readEvents(t, url, '/registry/events?since=0');
+    await reader.seen('synced');
+    const others = reader.told.map(({ event }) => event.type).filter((type) => type !== 'registered');
+    assert.deepEqual(others, ['reset', ...Array.from({ length: 10 }, () => liveness), 'synced']);
+  }
+});
+
 test('role, status and id filters work alone, combined, and with several values', async (t) => {
   const { url } = await serveApp(t);
   const readers = await Promise.all(
