@@ -1,11 +1,12 @@
 /**
  * Fans events out to the subscribers of the event stream. Each event is serialized once, and subscribers with the same filter
  * share buffers. The scheduler divides the delivery into slices. Otherwise one batch of heartbeats could cause millions of
- * writes in one turn of the event loop.
+ * writes in one turn of the event loop. Subscribers with and without heartbeats have separate queues, so that a heartbeat causes
+ * no work for those that do not want it.
  */
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
-import type { Budget, Budgets, Scheduler } from '../../limits.ts';
+import type { Budget, Budgets, Reservation, Scheduler } from '../../limits.ts';
 import type { Event, EventLog, EventSubscriber, Movable } from '../../registry/events.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 
@@ -26,7 +27,7 @@ export type EventSubject = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
 export type SelectEvent = <T extends EventSubject & Movable<T>>(event: T) => T | undefined;
 
 export interface Subscriber {
-  /** Subscribers with the same key receive the same events. */
+  /** Subscribers with the same key and the same {@link wantsHeartbeats} receive the same events. */
   readonly filterKey: string;
   readonly wantsHeartbeats: boolean;
   readonly select: SelectEvent;
@@ -54,7 +55,6 @@ export interface Snapshot {
 
 interface QueuedEvent extends EventSubject {
   text: string;
-  isHeartbeat: boolean;
   moved?: { left: QueuedEvent; entered: QueuedEvent };
 }
 
@@ -72,29 +72,104 @@ export function formatEvent({ type, position, json }: Event): string {
 
 function queuedEvent(event: Event): QueuedEvent {
   const { id, role, status, before, moved } = event;
-  const queued: QueuedEvent = { id, role, status, before, text: formatEvent(event), isHeartbeat: false };
+  const queued: QueuedEvent = { id, role, status, before, text: formatEvent(event) };
   if (moved) queued.moved = { left: queuedEvent(moved.left), entered: queuedEvent(moved.entered) };
   return queued;
+}
+
+/** Events in order, and how far each subscriber has received them. */
+class EventQueue {
+  /** Queue position of the next event for each subscriber: the number of events since the start, including dropped ones. */
+  readonly positions = new Map<Subscriber, number>();
+  isFlushing = false;
+  /** Events that some subscribers have not received yet, oldest first. */
+  readonly #events: QueuedEvent[] = [];
+  /** Queue position of the first of these events. */
+  #start = 0;
+  #size = 0;
+  readonly #reservation: Reservation;
+  /** Buffers of the current round, by queue position and filter key. */
+  readonly #buffers = new Map<string, SharedBuffer>();
+
+  /** @param budget counts an event once, even if several queues contain it */
+  constructor(budget: Budget) {
+    this.#reservation = budget.reserveAnyway(0);
+  }
+
+  /** UTF-16 units of the queued events. */
+  get size(): number {
+    return this.#size;
+  }
+
+  get isEmpty(): boolean {
+    return this.#events.length === 0;
+  }
+
+  /** Queue position of the next event that is added. */
+  get end(): number {
+    return this.#start + this.#events.length;
+  }
+
+  add(event: QueuedEvent): void {
+    this.#events.push(event);
+    this.#size += event.text.length;
+    this.#reservation.share(event, event.text.length);
+  }
+
+  /** Advances a subscriber. @returns its next events, as far as they fit in one buffer; undefined if none matches its filter */
+  take(subscriber: Subscriber): Buffer | undefined {
+    const position = this.positions.get(subscriber);
+    if (position === undefined || position === this.end) return undefined;
+    const { bytes, end } = this.#bufferFor(subscriber, position);
+    this.positions.set(subscriber, end);
+    return bytes;
+  }
+
+  #bufferFor({ filterKey, select }: Subscriber, position: number): SharedBuffer {
+    const key = `${position} ${filterKey}`;
+    const shared = this.#buffers.get(key);
+    if (shared) return shared;
+    const last = Math.min(this.#events.length, position - this.#start + MAX_MATCHED);
+    let at = position - this.#start;
+    let text = '';
+    for (; at < last && text.length < BUFFER_SIZE; at++) text += select(this.#events[at]!)?.text ?? '';
+    const buffer = { bytes: text === '' ? undefined : Buffer.from(text), end: this.#start + at };
+    this.#buffers.set(key, buffer);
+    return buffer;
+  }
+
+  /** Ends a round: later rounds share no buffers with it. */
+  clearBuffers(): void {
+    this.#buffers.clear();
+  }
+
+  /** Drops the events that all subscribers have received. */
+  dropDelivered(): void {
+    let start = this.end;
+    for (const position of this.positions.values()) start = Math.min(start, position);
+    for (const event of this.#events.splice(0, start - this.#start)) {
+      this.#size -= event.text.length;
+      this.#reservation.unshare(event);
+    }
+    this.#start = start;
+  }
+
+  /** The subscribers that have received less than half of the queue. */
+  get slowest(): Subscriber[] {
+    const half = this.#start + this.#events.length / 2;
+    return [...this.positions].flatMap(([subscriber, position]) => (position > half ? [] : [subscriber]));
+  }
 }
 
 export class EventFanout implements EventSubscriber {
   readonly #events: EventLog;
   readonly #scheduler: Scheduler;
-  /** Maximum size of the queue in UTF-16 units. */
-  readonly #maxQueued: number;
+  readonly #queued: Budget;
   readonly #unread: Budget;
-  /** Queue position of the next event for each subscriber: the number of events since the start, including dropped ones. */
-  readonly #positions = new Map<Subscriber, number>();
-  /** Events that some subscribers have not received yet, oldest first. */
-  #queue: QueuedEvent[] = [];
-  /** Queue position of the first event in the queue. */
-  #start = 0;
-  /** UTF-16 units in the queue. */
-  #queued = 0;
-  #heartbeatSubscribers = 0;
-  /** Buffers of the current round, by queue position and filter key. */
-  readonly #buffers = new Map<string, SharedBuffer>();
-  #isFlushing = false;
+  /** The events for subscribers without heartbeats. */
+  readonly #changes: EventQueue;
+  /** The events and heartbeats for the other subscribers. */
+  readonly #withHeartbeats: EventQueue;
   #snapshot: { kept: WeakRef<Snapshot>; mark: number } | undefined;
   #stopListening = () => {};
 
@@ -105,23 +180,25 @@ export class EventFanout implements EventSubscriber {
   constructor(events: EventLog, scheduler: Scheduler, budgets: Pick<Budgets, 'fanout' | 'subscribers'>) {
     this.#events = events;
     this.#scheduler = scheduler;
-    this.#maxQueued = budgets.fanout.limit;
+    this.#queued = budgets.fanout;
     this.#unread = budgets.subscribers;
+    this.#changes = new EventQueue(this.#queued);
+    this.#withHeartbeats = new EventQueue(this.#queued);
   }
 
   /** Number of subscribers, for the metrics. */
   get listeners(): number {
-    return this.#positions.size;
+    return this.#changes.positions.size + this.#withHeartbeats.positions.size;
   }
 
   /** Adds a subscriber. It receives all further events that match its filter, in order. */
   subscribe(subscriber: Subscriber): Subscription {
-    if (this.#positions.size === 0) this.#stopListening = this.#events.subscribe(this);
-    this.#positions.set(subscriber, this.#end);
-    if (subscriber.wantsHeartbeats) this.#heartbeatSubscribers++;
+    if (this.listeners === 0) this.#stopListening = this.#events.subscribe(this);
+    const queue = this.#queueOf(subscriber);
+    queue.positions.set(subscriber, queue.end);
     return {
       flush: () => {
-        while ((this.#positions.get(subscriber) ?? this.#end) < this.#end) this.#deliver(subscriber);
+        while ((queue.positions.get(subscriber) ?? queue.end) < queue.end) this.#deliver(queue, subscriber);
       },
       unsubscribe: () => this.#remove(subscriber),
     };
@@ -138,111 +215,87 @@ export class EventFanout implements EventSubscriber {
   }
 
   event(event: Event): void {
-    this.#enqueue(queuedEvent(event));
+    const queued = queuedEvent(event);
+    this.#enqueue(this.#changes, queued);
+    this.#enqueue(this.#withHeartbeats, queued);
   }
 
   heartbeat({ id, role, status, lastSeen }: VmRecord): void {
-    if (this.#heartbeatSubscribers === 0) return;
+    if (this.#withHeartbeats.positions.size === 0) return;
     const json = JSON.stringify({ id, lastSeen } satisfies Heartbeat);
     const text = `event: heartbeat\ndata: ${json}\n\n`;
-    this.#enqueue({ id, role, status, before: {}, text, isHeartbeat: true });
+    this.#enqueue(this.#withHeartbeats, { id, role, status, before: {}, text });
   }
 
-  /** Queue position of the next event that is added. */
-  get #end(): number {
-    return this.#start + this.#queue.length;
+  #queueOf({ wantsHeartbeats }: Subscriber): EventQueue {
+    return wantsHeartbeats ? this.#withHeartbeats : this.#changes;
   }
 
-  #enqueue(event: QueuedEvent): void {
-    this.#queue.push(event);
-    this.#queued += event.text.length;
-    if (this.#queued > this.#maxQueued) this.#evictSlowest();
-    if (this.#isFlushing) return;
-    this.#isFlushing = true;
-    void this.#flush();
+  #enqueue(queue: EventQueue, event: QueuedEvent): void {
+    if (queue.positions.size === 0) return;
+    queue.add(event);
+    if (this.#queued.used > this.#queued.limit) this.#evictSlowest();
+    if (queue.isFlushing) return;
+    queue.isFlushing = true;
+    void this.#flush(queue);
   }
 
-  /** Delivers the queue in rounds of one buffer per subscriber, until the queue is empty. */
-  async #flush(): Promise<void> {
-    while (this.#queue.length > 0) {
+  /** Delivers a queue in rounds of one buffer per subscriber, until it is empty. */
+  async #flush(queue: EventQueue): Promise<void> {
+    while (!queue.isEmpty) {
       // Events in the same turn share buffers, and subscribers have time to read a buffer before the next one.
       await setImmediate();
-      const subscribers = [...this.#positions.keys()];
+      const subscribers = [...queue.positions.keys()];
       let at = 0;
       const step = () => {
-        if (at < subscribers.length) this.#deliver(subscribers[at]!);
+        if (at < subscribers.length) this.#deliver(queue, subscribers[at]!);
         return ++at < subscribers.length;
       };
       await this.#scheduler.repeat(step);
-      this.#buffers.clear();
+      queue.clearBuffers();
       this.#evictUnread();
-      this.#dropDelivered();
+      queue.dropDelivered();
     }
-    this.#isFlushing = false;
+    queue.isFlushing = false;
   }
 
-  #deliver(subscriber: Subscriber): void {
-    const position = this.#positions.get(subscriber);
-    if (position === undefined || position === this.#end) return;
-    const { bytes, end } = this.#bufferFor(subscriber, position);
-    this.#positions.set(subscriber, end);
+  #deliver(queue: EventQueue, subscriber: Subscriber): void {
+    const bytes = queue.take(subscriber);
     if (bytes && !subscriber.write(bytes)) this.#remove(subscriber);
   }
 
-  #bufferFor(subscriber: Subscriber, position: number): SharedBuffer {
-    const key = `${position} ${subscriber.filterKey}`;
-    const shared = this.#buffers.get(key);
-    if (shared) return shared;
-    const last = Math.min(this.#queue.length, position - this.#start + MAX_MATCHED);
-    let at = position - this.#start;
-    let text = '';
-    for (; at < last && text.length < BUFFER_SIZE; at++) {
-      const event = this.#queue[at]!;
-      if (subscriber.wantsHeartbeats || !event.isHeartbeat) text += subscriber.select(event)?.text ?? '';
-    }
-    const buffer = { bytes: text === '' ? undefined : Buffer.from(text), end: this.#start + at };
-    this.#buffers.set(key, buffer);
-    return buffer;
-  }
-
-  #dropDelivered(): void {
-    let start = this.#end;
-    for (const position of this.#positions.values()) start = Math.min(start, position);
-    for (const { text } of this.#queue.splice(0, start - this.#start)) this.#queued -= text.length;
-    this.#start = start;
-  }
-
-  /** Called when the queue is full. Evicts the subscribers that have received less than half of it. */
+  /** Called when too many events are queued. Evicts the slowest subscribers of the larger queue, and if needed of both. */
   #evictSlowest(): void {
-    this.#dropDelivered();
-    if (this.#queued <= this.#maxQueued) return;
-    const half = this.#start + this.#queue.length / 2;
-    for (const [subscriber, position] of this.#positions) {
-      if (position > half) continue;
-      this.#remove(subscriber);
-      subscriber.lagged();
+    const queues = [this.#changes, this.#withHeartbeats];
+    for (const queue of queues) queue.dropDelivered();
+    for (const queue of queues.sort((a, b) => b.size - a.size)) {
+      if (this.#queued.used <= this.#queued.limit) return;
+      for (const subscriber of queue.slowest) this.#evict(subscriber);
+      queue.dropDelivered();
     }
-    this.#dropDelivered();
   }
 
   /** If too many bytes are delivered but not read, evicts the subscribers with the largest backlogs. */
   #evictUnread(): void {
     const { limit } = this.#unread;
     if (this.#unread.used <= limit) return;
+    const subscribers = [...this.#changes.positions.keys(), ...this.#withHeartbeats.positions.keys()];
     // Computing the backlog also releases what was read since the last write.
-    const backlogs = [...this.#positions.keys()].map((subscriber) => ({ subscriber, bytes: subscriber.backlog() }));
+    const backlogs = subscribers.map((subscriber) => ({ subscriber, bytes: subscriber.backlog() }));
     let excess = this.#unread.used - limit;
     for (const { subscriber, bytes } of backlogs.sort((a, b) => b.bytes - a.bytes)) {
       if (excess <= 0) return;
       excess -= bytes;
-      this.#remove(subscriber);
-      subscriber.lagged();
+      this.#evict(subscriber);
     }
   }
 
+  #evict(subscriber: Subscriber): void {
+    this.#remove(subscriber);
+    subscriber.lagged();
+  }
+
   #remove(subscriber: Subscriber): void {
-    if (!this.#positions.delete(subscriber)) return;
-    if (subscriber.wantsHeartbeats) this.#heartbeatSubscribers--;
-    if (this.#positions.size === 0) this.#stopListening();
+    if (this.#queueOf(subscriber).positions.delete(subscriber) && this.listeners === 0) this.#stopListening();
   }
 }

@@ -117,7 +117,7 @@ function writeStream(
     reservation.release();
     writer.follow();
     subscription = fanout.subscribe({
-      filterKey: `${wantsHeartbeats} ${filter.key}`,
+      filterKey: filter.key,
       wantsHeartbeats,
       select: filter.select,
       write: (bytes) => {

@@ -74,13 +74,16 @@ test('a revoked subscriber receives pending events before its stream closes', as
 });
 
 /** Subscribes to everything, or to one role, and never waits. */
-function aSubscriber(filterKey = 'all', role?: string) {
+function aSubscriber(
+  filterKey = 'all',
+  { role, wantsHeartbeats = true }: { role?: string; wantsHeartbeats?: boolean } = {},
+) {
   const written: Buffer[] = [];
   let lags = 0;
   let backlog = 0;
   const subscriber: Subscriber = {
     filterKey,
-    wantsHeartbeats: true,
+    wantsHeartbeats,
     select: (event) => (role === undefined || event.role === role ? event : undefined),
     write: (bytes) => written.push(bytes) > 0,
     backlog: () => backlog,
@@ -109,7 +112,7 @@ async function delivered(): Promise<void> {
 test('subscribers with the same filter share buffers, and each receives only the events after its subscription', async () => {
   const events = new EventLog(0);
   const fanout = new EventFanout(events, new Scheduler(), createBudgets());
-  const [a, b, infra, late] = [aSubscriber(), aSubscriber(), aSubscriber('infra', 'infra'), aSubscriber()];
+  const [a, b, infra, late] = [aSubscriber(), aSubscriber(), aSubscriber('infra', { role: 'infra' }), aSubscriber()];
   for (const { subscriber } of [a, b, infra]) fanout.subscribe(subscriber);
   assert.equal(events.subscriberCount, 3);
   events.add('registered', anEntry('vm-1'), occasionAt(1));
@@ -131,6 +134,59 @@ test('subscribers with the same filter share buffers, and each receives only the
   events.heartbeat(anEntry('vm-4'));
   await delivered();
   assert.deepEqual([a.received().length, late.received().length], [5, 1]);
+});
+
+test('a heartbeat does nothing for subscribers that do not want heartbeats, and they receive all events', async () => {
+  const events = new EventLog(0);
+  const fanout = new EventFanout(events, new Scheduler(), createBudgets());
+  const [wanting, other] = [aSubscriber(), aSubscriber('all', { wantsHeartbeats: false })];
+  const used: PropertyKey[] = [];
+  const get = (target: Subscriber, name: keyof Subscriber) => {
+    used.push(name);
+    return target[name];
+  };
+  fanout.subscribe(wanting.subscriber);
+  fanout.subscribe(new Proxy(other.subscriber, { get } as ProxyHandler<Subscriber>));
+  used.length = 0;
+  for (let n = 0; n < 100; n++) events.heartbeat(anEntry(`vm-${n}`));
+  await delivered();
+  assert.deepEqual([wanting.received().length, used], [100, []]);
+  events.add('registered', anEntry('vm-1'), occasionAt(1));
+  events.heartbeat(anEntry('vm-1'));
+  events.add('updated', anEntry('vm-1'), occasionAt(2));
+  await delivered();
+  const types = ({ received }: typeof other) => received().map(({ type = 'heartbeat' }: { type?: string }) => type);
+  assert.deepEqual(types(wanting).slice(100), ['registered', 'heartbeat', 'updated']);
+  assert.deepEqual(types(other), ['registered', 'updated']);
+});
+
+test('the queue limit counts an event once for subscribers with and without heartbeats', async () => {
+  const events = new EventLog(0);
+  const budgets = createBudgets({ fanout: 1_500_000 });
+  const fanout = new EventFanout(events, new Scheduler(), budgets);
+  const both = [aSubscriber(), aSubscriber('all', { wantsHeartbeats: false })];
+  for (const { subscriber } of both) fanout.subscribe(subscriber);
+  events.add('updated', anEntry('vm-1', { blob: 'x'.repeat(1_000_000) }), occasionAt(1));
+  await delivered();
+  assert.deepEqual(
+    both.map(({ received, lags }) => [received().length, lags()]),
+    [
+      [1, 0],
+      [1, 0],
+    ],
+  );
+  assert.equal(budgets.fanout.used, 0);
+});
+
+test('too many queued heartbeats evict only subscribers that want heartbeats', async () => {
+  const events = new EventLog(0);
+  const fanout = new EventFanout(events, new Scheduler(), createBudgets({ fanout: 10_000 }));
+  const [wanting, other] = [aSubscriber(), aSubscriber('all', { wantsHeartbeats: false })];
+  for (const { subscriber } of [wanting, other]) fanout.subscribe(subscriber);
+  events.add('registered', anEntry('vm-1'), occasionAt(1));
+  for (let n = 0; n < 1000; n++) events.heartbeat(anEntry('vm-1'));
+  await delivered();
+  assert.deepEqual([wanting.lags(), other.lags(), other.received().length], [1, 0, 1]);
 });
 
 test('a full queue evicts the slowest subscribers, and one that subscribes afterwards receives new events', async () => {
