@@ -73,6 +73,20 @@ const TABLE_WITHOUT_EMOJI = {
   },
 };
 
+/** momoa finds the place of an error in a JSON file. Without an error, a command would load it for nothing. */
+const MOMOA_ON_DEMAND = {
+  name: 'momoa-on-demand',
+  setup(esbuild) {
+    esbuild.onResolve({ filter: /^@humanwhocodes\/momoa$/ }, ({ path, namespace }) =>
+      namespace === 'on-demand' ? undefined : { path, namespace: 'on-demand' },
+    );
+    esbuild.onLoad({ filter: /.*/, namespace: 'on-demand' }, ({ path }) => ({
+      contents: `exports.parse = (text) => require('${path}').parse(text)`,
+      resolveDir: ROOT,
+    }));
+  },
+};
+
 /** @returns {Promise<import('esbuild').BuildOptions[]>} options of esbuild; outputs are in `dist/` */
 export async function bundles() {
   return [
@@ -85,7 +99,7 @@ export async function bundles() {
       ...OPTIONS,
       entryPoints: { hot: 'src/hot-main.ts' },
       external: [...DAEMON_LIBRARIES, ...FORMAT_LIBRARIES],
-      plugins: [COMMANDER_WITHOUT_CHILD_PROCESS, TABLE_WITHOUT_EMOJI],
+      plugins: [COMMANDER_WITHOUT_CHILD_PROCESS, MOMOA_ON_DEMAND, TABLE_WITHOUT_EMOJI],
       define: { ...OPTIONS.define, __DECLARATIONS__: JSON.stringify(await declarations()) },
     },
   ];
