@@ -1,12 +1,12 @@
 /** The folders of a user, by the XDG Base Directory Specification. */
-import { userInfo } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 
 /** The home folder: `HOME` unless it is relative, else that of the password database, else `/`, as for a service without a user. */
 export function homeFolder({ HOME }: NodeJS.ProcessEnv): string {
   if (HOME && isAbsolute(HOME)) return HOME;
   try {
-    return userInfo().homedir || '/';
+    // Loaded here, because HOME is nearly always set.
+    return process.getBuiltinModule('node:os').userInfo().homedir || '/';
   } catch {
     // Many containers run with a uid that has no entry in the password database.
     return '/';

@@ -2,7 +2,6 @@
  * A full screen on a terminal: the alternate screen with a hidden cursor, and single keys instead of lines. The terminal is
  * restored when the screen is closed, when the process exits or a signal ends it, and while it is suspended.
  */
-import { constants } from 'node:os';
 import type { Key } from 'node:readline';
 
 export interface ScreenEvents {
@@ -30,12 +29,13 @@ const CLEAR = '\u001b[2J';
  * Signals that end a process that does not handle them (signal(7)), except those that the program handles itself, those that
  * Node ignores or reserves (SIGPIPE, SIGPROF), and faults, after which no JavaScript can run.
  */
-const FATAL = Object.keys(constants.signals).filter((name): name is NodeJS.Signals =>
-  /^SIG(QUIT|TRAP|ABRT|USR2|ALRM|STKFLT|XCPU|XFSZ|VTALRM|IO|PWR|SYS)$/.test(name),
-);
+const FATAL = /^SIG(QUIT|TRAP|ABRT|USR2|ALRM|STKFLT|XCPU|XFSZ|VTALRM|IO|PWR|SYS)$/;
 
 /** Opens the screen. Keys are available only if stdin is a terminal. */
 export function openScreen(stdin: NodeJS.ReadStream, stdout: NodeJS.WriteStream, events: ScreenEvents): Screen {
+  // Loaded here, because most commands open no screen.
+  const { signals } = process.getBuiltinModule('node:os').constants;
+  const fatal = Object.keys(signals).filter((name): name is NodeJS.Signals => FATAL.test(name));
   let isOpen = true;
   let isActive = false;
   /** The lines on the screen; empty if its content is unknown. */
@@ -63,12 +63,12 @@ export function openScreen(stdin: NodeJS.ReadStream, stdout: NodeJS.WriteStream,
   };
   const start = () => {
     process.once('SIGTSTP', suspend).on('SIGCONT', onContinue);
-    for (const signal of FATAL) process.once(signal, end);
+    for (const signal of fatal) process.once(signal, end);
     enter();
   };
   const stop = () => {
     process.off('SIGTSTP', suspend).off('SIGCONT', onContinue);
-    for (const signal of FATAL) process.off(signal, end);
+    for (const signal of fatal) process.off(signal, end);
     leave();
   };
   const end = (signal: NodeJS.Signals) => {

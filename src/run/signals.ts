@@ -2,7 +2,6 @@
  * The signals of this process. A signal ends the program, unless the command handles it: the daemon reloads on SIGHUP, and
  * `vreg exec` forwards signals to its child process.
  */
-import { constants } from 'node:os';
 import { basename } from 'node:path';
 import { Interrupted } from '../exit.ts';
 
@@ -28,12 +27,16 @@ const NOT_FORWARDED: ReadonlySet<string> = new Set([
 ]);
 
 /** Every signal that can be forwarded to a child process. */
-export const FORWARDED = (Object.keys(constants.signals) as NodeJS.Signals[]).filter(
-  (name, index, all) =>
-    !NOT_FORWARDED.has(name) &&
-    // Some signals have two names, for example SIGIO and SIGPOLL.
-    all.findIndex((other) => constants.signals[other] === constants.signals[name]) === index,
-);
+export function forwardedSignals(): NodeJS.Signals[] {
+  // Loaded here, because a command without a child process would start slower.
+  const { signals } = process.getBuiltinModule('node:os').constants;
+  return (Object.keys(signals) as NodeJS.Signals[]).filter(
+    (name, index, all) =>
+      !NOT_FORWARDED.has(name) &&
+      // Some signals have two names, for example SIGIO and SIGPOLL.
+      all.findIndex((other) => signals[other] === signals[name]) === index,
+  );
+}
 
 /** True if the shell started this program through nohup(1). bash, zsh and ksh set `_` to the path of the program that they start. */
 export function isStartedByNohup(env: NodeJS.ProcessEnv): boolean {
@@ -81,10 +84,10 @@ export class ProcessSignals {
     handler();
   };
 
-  /** Calls `to` with every signal in {@link FORWARDED}. @returns a function that ends this */
+  /** Calls `to` with each of the {@link forwardedSignals}. @returns a function that ends this */
   readonly forwardSignals = (to: (signal: NodeJS.Signals) => void): (() => void) => {
     this.#forward = to;
-    const others = FORWARDED.filter((signal) => !ENDING.some((ending) => ending === signal));
+    const others = forwardedSignals().filter((signal) => !ENDING.some((ending) => ending === signal));
     for (const signal of others) process.on(signal, to);
     return () => {
       this.#forward = undefined;

@@ -4,7 +4,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { FORWARDED } from '../../src/run/signals.ts';
+import { forwardedSignals } from '../../src/run/signals.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
 import { tempDir, VREG } from '../helpers/daemon.ts';
@@ -134,7 +134,7 @@ test('exec forwards every signal that it can handle', unless('python3'), async (
   const options = await registry(t);
   const running = startVreg(t, ['exec', 'infra', '--', 'python3', '-c', REPORTER], options);
   await until('the command', () => running.stdout() === 'on\n');
-  const sent = FORWARDED.filter((signal) => !['SIGTERM', 'SIGTSTP', 'SIGCONT'].includes(signal));
+  const sent = forwardedSignals().filter((signal) => !['SIGTERM', 'SIGTSTP', 'SIGCONT'].includes(signal));
   for (const name of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGWINCH'])
     assert.ok(sent.includes(name as NodeJS.Signals), name);
   for (const signal of sent) {
