@@ -114,10 +114,25 @@ export class RegistryClient {
    * {@link listAtOnce} if a proxy removes the header `Link`. A VM that is registered during all requests is in the list once; one
    * that comes, leaves or changes meanwhile may be missing or have older fields. The position in {@link server} is that of the
    * first page, so that no later change is missed.
+   * @throws VregError BUSY if the registry was replaced meanwhile, twice; or any of {@link Connection.request}
    */
   async list(options: ListQuery = {}): Promise<VmWithLiveness[]> {
-    const { sort = 'registered', limit = Number.POSITIVE_INFINITY } = options;
+    const { sort = 'registered' } = options;
     if (sort !== 'registered' && sort !== 'id') return this.listAtOnce(options);
+    for (let isRestarted = false; ; isRestarted = true) {
+      try {
+        return await this.#listInPages(options);
+      } catch (cause) {
+        // Another registry, or another version of vreg, does not accept the cursor of the previous page.
+        if (!(cause instanceof VregError) || cause.code !== 'INVALID' || cause.field !== 'after') throw cause;
+        if (isRestarted)
+          throw new VregError('BUSY', 'the registry changed while the list was read', { hint: 'try again', cause });
+      }
+    }
+  }
+
+  async #listInPages(options: ListQuery): Promise<VmWithLiveness[]> {
+    const { limit = Number.POSITIVE_INFINITY } = options;
     let vms = await this.#list({ ...options, limit: Math.min(PAGE_SIZE, limit) });
     const first = this.server;
     let { warming, nextPage } = first;
@@ -125,8 +140,13 @@ export class RegistryClient {
     if (nextPage === undefined && vms.length === PAGE_SIZE && limit > PAGE_SIZE) return this.listAtOnce(options);
     while (nextPage !== undefined && vms.length < limit) {
       const size = Math.min(PAGE_SIZE, limit - vms.length);
-      vms = vms.concat(await this.#list({ ...options, limit: size, after: nextPage }));
-      nextPage = this.server.nextPage;
+      const page = await this.#list({ ...options, limit: size, after: nextPage });
+      const next = this.server.nextPage;
+      // For example, a proxy or a cache that ignores the query always returns the first page.
+      if (next === nextPage || (next !== undefined && page.length === 0))
+        throw this.#connection.badAnswer(`GET ${PATHS.vms} with 200`, 'its pages repeat');
+      vms = vms.concat(page);
+      nextPage = next;
       warming = Math.max(warming ?? 0, this.server.warming ?? 0) || undefined;
     }
     this.#connection.facts = { ...this.server, position: first.position, warming };

@@ -202,8 +202,8 @@ export class Connection {
   }
 
   /** Creates the error for a response that does not come from a registry. @param what request and status */
-  badAnswer(what: string): VregError {
-    return new VregError('BAD_ANSWER', `${this.url} answered ${what}, but the response is not JSON from a registry`, {
+  badAnswer(what: string, fault = 'the response is not JSON from a registry'): VregError {
+    return new VregError('BAD_ANSWER', `${this.url} answered ${what}, but ${fault}`, {
       hint: `is this the registry's URL${this.#from()}?`,
     });
   }

@@ -165,3 +165,40 @@ test('the cursor of the next page is read from the Link header behind a proxy wi
   assert.deepEqual(idsOf(await clientOf(t, url).list()), ['vm-1', 'vm-2']);
   assert.deepEqual(pages, [null, 'a+b']);
 });
+
+/** Starts a server that answers each list with one VM (or none) and the link to another page. */
+function stubPages(t: TestContext, count: number, cursorOf: (page: number) => string): Promise<string> {
+  let page = 0;
+  return stub(t, (_request, response) => {
+    page++;
+    const vms = Array.from({ length: count }, () => ({ ...aVm({ id: `vm-${page}` }), registeredAt: '', lastSeen: '' }));
+    const link = `</registry/vms?limit=5000&after=${cursorOf(page)}>; rel="next"`;
+    json(response, 200, { vms, count }, { 'x-vreg-version': '0.1.0', link });
+  });
+}
+
+test('a list whose pages repeat behind a proxy that removes the cursor is an error instead of endless', async (t) => {
+  const error = { code: 'BAD_ANSWER', message: /answered GET \/registry\/vms with 200, but its pages repeat$/ };
+  await assert.rejects(clientOf(t, await stubPages(t, 1, () => 'a')).list(), error);
+  await assert.rejects(clientOf(t, await stubPages(t, 0, String)).list(), error);
+});
+
+test('a list starts again once if the registry was replaced by one that rejects the cursor', async (t) => {
+  const { app } = await withFleet(t);
+  const other = await serveApp(t);
+  await other.registry.register(aVm({ id: 'other' }));
+  /** A proxy to the fleet, whose next page comes from another registry. @param times number of such pages */
+  const startSwitch = (times: number) =>
+    stub(t, ({ url, headers }, response) => {
+      const { searchParams } = new URL(url!, app.url);
+      const target = searchParams.has('after') && times-- > 0 ? `${other.url}/registry/vms?after=x` : app.url + url;
+      get(target, { headers }, (reply) => reply.pipe(response.writeHead(reply.statusCode!, reply.headers)));
+    });
+  assert.deepEqual(idsOf(await clientOf(t, await startSwitch(1)).list()), newestFirst);
+  await assert.rejects(clientOf(t, await startSwitch(2)).list(), {
+    code: 'BUSY',
+    exit: 8,
+    message: 'the registry changed while the list was read',
+    hint: 'try again',
+  });
+});
