@@ -1,5 +1,6 @@
 /** Connects a program to the arguments, the terminal, the signals and the exit code of the process. */
 import { isatty } from 'node:tty';
+import type { Interrupted } from './exit.ts';
 import { systemIo } from './io.ts';
 import { isStartedByNohup, ProcessSignals } from './run/signals.ts';
 import type { Deps } from './session.ts';
@@ -43,5 +44,7 @@ export function start(run: (argv: readonly string[], deps: ProcessDeps) => Promi
     process.exitCode = code;
     // A pending read of stdin would keep the process running.
     if (signal.aborted) process.exit();
+    // The process waits only for the reader of its output.
+    signal.addEventListener('abort', () => process.exit((signal.reason as Interrupted).exit));
   });
 }
