@@ -1,8 +1,9 @@
 /** Programs that a command runs for the user: `exec -- CMD`, `watch -- CMD`, `render …:CMD`, and the user's editor. */
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { accessSync, constants as fsConstants, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { constants } from 'node:os';
+import { join } from 'node:path';
 import type { Context } from '../command.ts';
 import { Interrupted } from '../exit.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -42,7 +43,10 @@ export function runChild(
   { env, input, inPlace = false, stdoutToStderr = false }: ChildOptions,
 ): Promise<ChildResult> {
   context.signal.throwIfAborted();
-  const [command, ...args] = inPlace && isStartedByNohup(context.env) ? ['nohup', ...words] : words;
+  const command = inPlace && isStartedByNohup(context.env) ? ['nohup', ...words] : words;
+  const childEnv = { ...context.env, ...env };
+  const isGated = canBeGated(command[0]!, childEnv);
+  const [program, ...args] = isGated ? ['/bin/sh', '-c', GATE, 'vreg', ...command] : command;
   const hasOwnGroup = !inPlace || !hasTerminal(context);
   let ending: NodeJS.Signals | undefined;
   let killing: NodeJS.Timeout | undefined;
@@ -65,14 +69,22 @@ export function runChild(
   context.signal.addEventListener('abort', onAbort, { once: true });
   // Before the child starts: a signal that is not handled yet would end or stop this process only.
   const stopForwarding = inPlace ? context.forwardSignals(forward) : undefined;
-  const child = spawn(command!, args, {
-    env: { ...context.env, ...env },
-    stdio: [input === undefined ? 'inherit' : 'pipe', stdoutToStderr ? 2 : 'inherit', 'inherit'],
+  const child = spawn(program!, args, {
+    env: childEnv,
+    stdio: [
+      input === undefined ? 'inherit' : 'pipe',
+      stdoutToStderr ? 2 : 'inherit',
+      'inherit',
+      isGated ? 'pipe' : 'ignore',
+    ],
     detached: hasOwnGroup,
   });
   const { pid } = child;
   const target = pid === undefined ? undefined : hasOwnGroup ? -pid : pid;
   const stopGuarding = guard(target);
+  const gate = child.stdio[3] as Socket | null;
+  // A signal may already have ended the child.
+  gate?.on('error', () => {}).end('guarded\n');
   // A command may close its stdin without reading it.
   child.stdin?.on('error', () => {}).end(input);
   return new Promise((resolve) => {
@@ -119,6 +131,32 @@ function suspend(pid: number | undefined, hasOwnGroup: boolean): void {
  * when the child has exited; the end of the input means that this process has died.
  */
 const GUARD = 'read -r line || { kill -s TERM -- "$1"; sleep 2; kill -s KILL -- "$1"; }';
+
+/**
+ * The shell script that waits until the child has a guard and then becomes the child, with the same pid. This process writes a
+ * line to descriptor 3 when the guard exists. If this process dies before, descriptor 3 ends and the script exits.
+ */
+const GATE = 'read -r vreg_gate <&3 && exec "$@" 3<&-';
+
+/**
+ * True if the shell of {@link GATE} can start the program as this process would. A shell may drop variables whose names are not
+ * identifiers, for example exported functions of bash; then the child starts without waiting for its guard. A program that
+ * cannot be run is left to spawn(), which reports the error.
+ */
+function canBeGated(program: string, env: NodeJS.ProcessEnv): boolean {
+  if (!Object.keys(env).every((name) => /^[A-Za-z_]\w*$/.test(name))) return false;
+  const folders = program.includes('/') ? [''] : (env.PATH ?? '').split(':');
+  return folders.some((folder) => isExecutable(join(folder, program)));
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, fsConstants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /**
  * Starts a process that ends the child if this process dies.

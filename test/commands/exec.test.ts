@@ -39,6 +39,21 @@ test('the environment of the command has the variables of one live VM in additio
   });
 });
 
+test('the command also gets variables whose names no shell can pass on', async (t) => {
+  const url = await registry(t);
+  const OUT = join(tempDir(t), 'out');
+  const script = 'fs.writeFileSync(process.env.OUT, process.env["my.setting"])';
+  const env = { OUT, 'my.setting': 'mine' };
+  assert.equal((await vreg(['exec', 'infra', '--', process.execPath, '-e', script], { url, env })).code, 0);
+  assert.equal(readFileSync(OUT, 'utf8'), 'mine');
+});
+
+test('the command does not inherit the descriptor through which vreg starts it', async (t) => {
+  const url = await registry(t);
+  const script = '(: <&3) 2>/dev/null && echo open || echo closed';
+  assert.equal((await runVreg(['exec', 'infra', '--', 'sh', '-c', script], { url })).stdout, 'closed\n');
+});
+
 test('--pick and --service choose the VM and the port of its URL', async (t) => {
   const url = await registry(t);
   const newest = await exec(t, url, ['infra', '--pick', 'newest', '--', 'sh', '-c', PRINT]);

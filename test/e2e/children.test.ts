@@ -7,7 +7,7 @@ import test, { type TestContext } from 'node:test';
 import { forwardedSignals } from '../../src/run/signals.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { tempDir, VREG } from '../helpers/daemon.ts';
+import { endAfter, tempDir, VREG } from '../helpers/daemon.ts';
 import { type RunOptions, startVreg } from '../helpers/running.ts';
 import { startInTerminal, vregInTerminal } from '../helpers/terminal.ts';
 import { unless } from '../helpers/tools.ts';
@@ -21,6 +21,8 @@ async function registry(t: TestContext): Promise<RunOptions & { url: string; hom
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'i', role: 'infra', address: '10.0.0.1' })]);
   const home = tempDir(t);
+  // A process that a failing test leaves behind would keep its output open, and with it this test file.
+  endAfter(t, async () => killAll(join(home, 'pids')));
   writeFileSync(join(home, 'template'), '{{#vms}}{{id}} {{/vms}}');
   return { url, home, cwd: home };
 }
@@ -34,10 +36,20 @@ function isRunning(pid: number): boolean {
   }
 }
 
+/** The pids in the complete lines of the file. */
+function pidsOf(file: string): number[] {
+  return existsSync(file) ? readFileSync(file, 'utf8').split('\n').slice(0, -1).map(Number) : [];
+}
+
+function killAll(file: string): void {
+  // The shell first, because it would start another process.
+  for (const pid of pidsOf(file).filter(isRunning).reverse()) process.kill(pid, 'SIGKILL');
+}
+
 /** Waits until a script has written this many pids to the file. */
 function pidsIn(file: string, count: number): Promise<number[]> {
   return until(`${count} pids in ${file}`, () => {
-    const pids = existsSync(file) ? readFileSync(file, 'utf8').trim().split('\n').map(Number) : [];
+    const pids = pidsOf(file);
     return pids.length >= count ? pids : undefined;
   });
 }
@@ -48,6 +60,9 @@ async function allExit(pids: readonly number[]): Promise<void> {
 
 /** A script with a child that ignores SIGINT, as every background process of a shell script does. */
 const FAMILY = 'sleep 300 & echo $! >>pids; echo $$ >>pids; wait; sleep 300';
+
+/** A script that kills vreg as early as possible. */
+const KILLER = 'kill -KILL $PPID; echo $$ >>pids; exec sleep 300';
 
 /** Commands that run {@link FAMILY}. */
 const RUNNERS: readonly [name: string, args: readonly string[]][] = [
@@ -66,10 +81,19 @@ for (const [name, args] of RUNNERS) {
       const options = await registry(t);
       const running = startVreg(t, args, options);
       const pids = await pidsIn(join(options.home, 'pids'), 2);
-      assert.equal((await running.end(signal)).code, code);
+      running.child.kill(signal);
       await allExit(pids);
+      assert.equal((await running.ended).code, code);
     });
   }
+
+  test(`a command of vreg ${name} that kills vreg at once is ended`, async (t) => {
+    const options = await registry(t);
+    const killing = args.map((arg) => arg.replace(FAMILY, () => KILLER));
+    const running = startVreg(t, killing, options);
+    await allExit(await pidsIn(join(options.home, 'pids'), 1));
+    assert.equal((await running.ended).signal, 'SIGKILL');
+  });
 
   test(
     `Ctrl-C at vreg ${name} on a terminal ends its command and the children of the command`,
@@ -167,10 +191,18 @@ for (const [signal, code] of [
     const options = await registry(t);
     const running = startVreg(t, ['exec', 'infra', '--', 'sh', '-c', FAMILY], options);
     const pids = await pidsIn(join(options.home, 'pids'), 2);
-    assert.equal((await running.end(signal)).code, code);
+    running.child.kill(signal);
     await allExit(pids);
+    assert.equal((await running.ended).code, code);
   });
 }
+
+test('a command of vreg exec that kills vreg at once is ended', async (t) => {
+  const options = await registry(t);
+  const running = startVreg(t, ['exec', 'infra', '--', 'sh', '-c', KILLER], options);
+  await allExit(await pidsIn(join(options.home, 'pids'), 1));
+  assert.equal((await running.ended).signal, 'SIGKILL');
+});
 
 test('SIGKILL to vreg exec on a terminal ends the command', unless('python3'), async (t) => {
   const options = await registry(t);
