@@ -19,13 +19,54 @@ const RETENTION = 30_000;
 /** `all`: all VMs, newest registration first. `live`: those that `discover` returns, oldest registration first. */
 type View = 'all' | 'live';
 
-/** VMs, oldest registration first. */
-interface Block {
-  entries: VmRecord[];
-  bytes: number;
-  /** The cached part for each view; undefined after a change. */
-  all?: Part | undefined;
-  live?: Part | undefined;
+/** VMs, oldest registration first, and their cached parts. {@link splice} is the only way to change the VMs. */
+class Block {
+  readonly #entries: VmRecord[] = [];
+  readonly #parts: { [view in View]?: Part | undefined } = {};
+  #bytes = 0;
+
+  constructor(entries: readonly VmRecord[]) {
+    this.splice(0, 0, entries);
+  }
+
+  get entries(): readonly VmRecord[] {
+    return this.#entries;
+  }
+
+  /** Bytes of the entries' JSON. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Replaces VMs, and retires the parts. @returns the VMs that were removed */
+  splice(start: number, deleteCount: number, added: readonly VmRecord[]): VmRecord[] {
+    const removed = this.#entries.splice(start, deleteCount, ...added);
+    this.#bytes += sizeOf(added) - sizeOf(removed);
+    this.retire();
+    return removed;
+  }
+
+  /** The part of a view, cached until the next change. @param isLive called only after a change */
+  part(view: View, isLive: (entry: VmRecord) => boolean): Part {
+    const entries = () => (view === 'all' ? this.#entries.toReversed() : this.#entries.filter(isLive));
+    this.#parts[view] ??= new Part(entries());
+    return this.#parts[view];
+  }
+
+  /** Discards the parts after a change to a VM. */
+  retire(): void {
+    const { all, live } = this.#parts;
+    all?.retire();
+    live?.retire();
+    this.#parts.all = undefined;
+    this.#parts.live = undefined;
+  }
+
+  /** Frees the JSON of the parts. */
+  free(): void {
+    this.#parts.all?.free();
+    this.#parts.live?.free();
+  }
 }
 
 export class VmOrder {
@@ -62,10 +103,10 @@ export class VmOrder {
     const { created } = entry.version;
     const at = Math.min(this.#find(created), Math.max(0, this.#blocks.length - 1));
     const block = this.#blocks[at];
+    this.#changed();
     if (block === undefined) {
-      this.#blocks.push({ entries: [entry], bytes: entry.size });
+      this.#blocks.push(new Block([entry]));
       this.#size++;
-      this.#changed(this.#blocks[0]!);
       return;
     }
     const index = lowerBound(block.entries, created);
@@ -74,14 +115,10 @@ export class VmOrder {
     const isNewest = at === this.#blocks.length - 1 && index === block.entries.length;
     if (!isKnown) this.#size++;
     if (isNewest && isFull(block.entries.length + 1, block.bytes + entry.size)) {
-      const next = { entries: [entry], bytes: entry.size };
-      this.#blocks.push(next);
-      this.#changed(next);
+      this.#blocks.push(new Block([entry]));
       return;
     }
-    block.entries.splice(index, isKnown ? 1 : 0, entry);
-    block.bytes += entry.size - (isKnown ? before.size : 0);
-    this.#changed(block);
+    block.splice(index, isKnown ? 1 : 0, [entry]);
     if (isFull(block.entries.length, block.bytes)) this.#split(at);
   }
 
@@ -91,12 +128,10 @@ export class VmOrder {
     const block = this.#blocks[at];
     if (block === undefined) return;
     const index = lowerBound(block.entries, created);
-    const before = block.entries[index];
-    if (before?.version.created !== created) return;
-    block.entries.splice(index, 1);
-    block.bytes -= before.size;
+    if (block.entries[index]?.version.created !== created) return;
+    block.splice(index, 1, []);
     this.#size--;
-    this.#changed(block);
+    this.#changed();
     if (block.entries.length === 0) this.#blocks.splice(at, 1);
     else {
       this.#merge(at);
@@ -107,7 +142,9 @@ export class VmOrder {
   /** Invalidates the cached lists and the stamps with a VM whose liveness or health has changed. */
   invalidate({ version: { created } }: VmRecord): void {
     const block = this.#blocks[this.#find(created)];
-    if (block !== undefined) this.#changed(block);
+    if (block === undefined) return;
+    block.retire();
+    this.#changed();
   }
 
   /**
@@ -119,7 +156,7 @@ export class VmOrder {
     this.#readAt = now;
     let snapshot = this.#snapshots[view];
     if (snapshot === undefined) {
-      const parts = this.#blocks.map((block) => partOf(block, view, isLive));
+      const parts = this.#blocks.map((block) => block.part(view, isLive));
       snapshot = new Snapshot(view === 'all' ? parts.reverse() : parts);
       this.#snapshots[view] = snapshot;
     }
@@ -130,10 +167,7 @@ export class VmOrder {
   freeUnread(now: number): void {
     if (now - this.#readAt < RETENTION) return;
     this.#readAt = Number.POSITIVE_INFINITY;
-    for (const { all, live } of this.#blocks) {
-      all?.free();
-      live?.free();
-    }
+    for (const block of this.#blocks) block.free();
   }
 
   /** VMs with an earlier registration, newest first. @param before revision of a registration; it need not exist any more */
@@ -144,15 +178,11 @@ export class VmOrder {
     }
   }
 
-  #changed(block: Block): void {
+  #changed(): void {
     this.#generation++;
     this.#stamp = undefined;
     this.#snapshots.all = undefined;
     this.#snapshots.live = undefined;
-    block.all?.retire();
-    block.live?.retire();
-    block.all = undefined;
-    block.live = undefined;
   }
 
   /** Index of the first block whose newest VM is not older than this registration; the number of blocks if there is none. */
@@ -162,10 +192,9 @@ export class VmOrder {
 
   #split(at: number): void {
     const block = this.#blocks[at]!;
-    const entries = block.entries.splice(Math.ceil(block.entries.length / 2));
-    const bytes = sizeOf(entries);
-    block.bytes -= bytes;
-    this.#blocks.splice(at + 1, 0, { entries, bytes });
+    const middle = Math.ceil(block.entries.length / 2);
+    const newer = block.splice(middle, block.entries.length - middle, []);
+    this.#blocks.splice(at + 1, 0, new Block(newer));
   }
 
   /** Merges a block with its neighbor if both are small, so that a fleet that has shrunk does not leave many small blocks. */
@@ -174,20 +203,10 @@ export class VmOrder {
     if (block === undefined || next === undefined) return;
     const count = block.entries.length + next.entries.length;
     if (isFull(2 * count, 2 * (block.bytes + next.bytes))) return;
-    block.entries.push(...next.entries);
-    block.bytes += next.bytes;
-    this.#changed(next);
+    block.splice(block.entries.length, 0, next.entries);
+    next.retire();
     this.#blocks.splice(at + 1, 1);
   }
-}
-
-function partOf(block: Block, view: View, isLive: (entry: VmRecord) => boolean): Part {
-  let part = block[view];
-  if (part === undefined) {
-    part = new Part(view === 'all' ? block.entries.toReversed() : block.entries.filter(isLive));
-    block[view] = part;
-  }
-  return part;
 }
 
 function isFull(count: number, bytes: number): boolean {
