@@ -156,9 +156,9 @@ export class RawServer implements Server {
   }
 
   static async start(home: string, tls?: Tls): Promise<RawServer> {
-    const execArgv = [...process.execArgv, '--import', PROBE];
+    const options = { execArgv: [...process.execArgv, '--import', PROBE], env: cleanEnv(home), silent: true };
     const args = tls ? [tls.key, tls.cert] : [];
-    const child = killAtExit(fork(join(import.meta.dirname, 'raw-server.ts'), args, { execArgv, silent: true }));
+    const child = killAtExit(fork(join(import.meta.dirname, 'raw-server.ts'), args, options));
     child.stderr!.pipe(process.stderr);
     const [port] = (await once(child.stdout!, 'data')) as [Buffer];
     return new RawServer(
