@@ -1,8 +1,9 @@
 /**
  * Durable registrations. One floor is a process that appends each entry to a file and waits for the disk: the cost of the disk
- * alone. The other one is the same daemon whose data dir is in memory, where a sync does nothing: the cost of everything else.
+ * alone, with `fdatasync` as the goal has it, and with `fsync`, which the SQLite library calls and which also waits for the times of
+ * the file. The other floor is the same daemon whose data dir is in memory, where a sync does nothing: the cost of everything else.
  */
-import { closeSync, existsSync, fdatasyncSync, mkdtempSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fdatasyncSync, fsyncSync, mkdtempSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { PATHS } from '../../src/protocol/api.ts';
 import { removeFolder, tempFolder } from './cleanup.ts';
@@ -55,14 +56,20 @@ async function measureRegistrations(
   };
   const contestants = [
     await handling(synced, requests),
-    appending(join(lab.home, 'append'), Math.min(WRITERS[0]!.count, lab.options.requests)),
+    ...[fdatasyncSync, fsyncSync].map((sync) =>
+      appending(join(lab.home, sync.name), sync, Math.min(WRITERS[0]!.count, lab.options.requests)),
+    ),
     ...(unsynced ? [await handling(unsynced, requests)] : []),
   ];
-  const [vreg, append, other] = await compete(contestants, { warmUp: 1, measured: lab.options.turns }).finally(() =>
-    Promise.all([synced.end(), unsynced?.end()]),
-  );
+  const [vreg, fdatasync, fsync, other] = await compete(contestants, {
+    warmUp: 1,
+    measured: lab.options.turns,
+  }).finally(() => Promise.all([synced.end(), unsynced?.end()]));
   const line = { name: `register-${writers}`, unit: '1/s', vreg: vreg!.rate } as const;
-  const lines: Line[] = [{ ...line, over: 'append + fdatasync', floor: append!.rate, goal: goals.synced }];
+  const lines: Line[] = [
+    { ...line, over: 'append + fdatasync', floor: fdatasync!.rate, goal: goals.synced },
+    { ...line, over: 'append + fsync', floor: fsync!.rate },
+  ];
   if (other) {
     const cpu = { vreg: vreg!.cpu!, floor: other.cpu! };
     lines.push({ ...line, over: 'vreg without syncs', floor: other.rate, cpu, goal: goals.unsynced });
@@ -70,7 +77,7 @@ async function measureRegistrations(
   return lines;
 }
 
-function appending(path: string, count: number): Contestant {
+function appending(path: string, sync: (file: number) => void, count: number): Contestant {
   const file = openSync(path, 'a');
   const entry = Buffer.from(`${JSON.stringify(nthVm(FIRST))}\n`);
   return {
@@ -78,7 +85,7 @@ function appending(path: string, count: number): Contestant {
       const started = performance.now();
       for (let n = 0; n < count; n++) {
         writeSync(file, entry);
-        fdatasyncSync(file);
+        sync(file);
       }
       return { count, seconds: (performance.now() - started) / 1000 };
     },
