@@ -153,6 +153,11 @@ export function entriesLimit(heap = heapLimit()): number {
   return Math.floor(heap * ENTRIES_SHARE);
 }
 
+/** @returns the heap in MiB that a number of VMs of usual size needs, for `--max-old-space-size` */
+export function neededHeap(maxVms: number): number {
+  return Math.ceil((maxVms * USUAL_WEIGHT) / ENTRIES_SHARE / MEBIBYTE);
+}
+
 /**
  * Explains that the heap is too small for a number of VMs of usual size.
  * @param heap bytes
@@ -161,11 +166,10 @@ export function entriesLimit(heap = heapLimit()): number {
 export function heapTooSmall(maxVms: number, heap = heapLimit()): VregError | undefined {
   const room = Math.floor(entriesLimit(heap) / USUAL_WEIGHT);
   if (maxVms <= room) return undefined;
-  const needed = (maxVms * USUAL_WEIGHT) / ENTRIES_SHARE;
   const message = `the heap (${formatBytes(heap)}) is too small for ${maxVms} VMs: it has room for about ${room}`;
   return new VregError('USAGE', message, {
     field: 'max-vms',
-    hint: `give the daemon more memory: NODE_OPTIONS=--max-old-space-size=${Math.ceil(needed / MEBIBYTE)}`,
+    hint: `give the daemon more memory: NODE_OPTIONS=--max-old-space-size=${neededHeap(maxVms)}`,
   });
 }
 

@@ -5,6 +5,7 @@ import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
+import { heapTooSmall, neededHeap } from '../../daemon/limits.ts';
 import type { Issued } from '../helpers/certificates.ts';
 import { BIN, cleanEnv } from '../helpers/daemon.ts';
 import { killAtExit } from './cleanup.ts';
@@ -109,7 +110,7 @@ export class Daemon implements Server {
     this.probe = new Probe(child);
   }
 
-  /** Starts the daemon as operators run it: with its audit log in a file. */
+  /** Starts the daemon as operators run it: with its audit log in a file, and a larger heap if so many VMs need it. */
   static async start({ home, dataDir, maxVms, token, tls }: DaemonOptions): Promise<Daemon> {
     const logFile = join(home, `daemon-${process.hrtime.bigint()}.log`);
     const log = openSync(logFile, 'a');
@@ -120,8 +121,12 @@ export class Daemon implements Server {
       ...['--stale-after', '24h'],
       ...(tls ? ['--tls-cert', tls.cert, '--tls-key', tls.key] : []),
     ];
+    const env = cleanEnv(home, {
+      ...(token === undefined ? {} : { VERS_AUTH_TOKEN: token }),
+      ...(heapTooSmall(maxVms) ? { NODE_OPTIONS: `--max-old-space-size=${neededHeap(maxVms)}` } : {}),
+    });
     const started = performance.now();
-    const child = spawnProbed(args, cleanEnv(home, token === undefined ? {} : { VERS_AUTH_TOKEN: token }), log);
+    const child = spawnProbed(args, env, log);
     closeSync(log);
     for (;;) {
       const text = readFileSync(logFile, 'utf8');
