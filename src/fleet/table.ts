@@ -12,31 +12,31 @@ const HEALTH: Column<VmWithLiveness> = { ...NARROW_HEALTH, wide: true };
 const SHORT_ID = 12;
 /** The same with `-o wide`: those of a UUID. */
 const WHOLE_ID = 36;
-/** Terminal columns of an address: those of an IPv4 address. */
+/** Terminal columns of an address: those of an IPv4 address. The hosts of a fleet differ at their start, so the end is cut. */
 const SHORT_ADDRESS = 15;
 
 /**
- * On a narrow terminal the name shrinks first, because a user needs the id, the status, the address and the time. Most users of
- * `-o wide` look for the services, the parent or the metadata, so these shrink last.
+ * On a narrow terminal the name shrinks first, because a user needs the id, the status, the time, the address and the role, also
+ * with `-o wide`. The liveness stays longer than the status: a dead VM may still be declared as running.
  */
 const COLUMNS: readonly Column<VmWithLiveness>[] = [
-  { title: 'ID', priority: 6, minimum: SHORT_ID, wideMinimum: WHOLE_ID, cut: 'middle', cell: ({ id }) => id },
+  { title: 'ID', priority: 7, minimum: SHORT_ID, wideMinimum: WHOLE_ID, cut: 'middle', cell: ({ id }) => id },
   { title: 'NAME', priority: 1, cut: 'middle', cell: ({ name }) => name },
-  { title: 'ROLE', priority: 2, cell: ({ role }) => role },
-  { title: 'STATUS', priority: 4, cell: ({ status }) => status },
-  { title: 'LIVE', priority: 2, cell: livenessCell },
-  { title: 'ADDRESS', priority: 3, minimum: SHORT_ADDRESS, cut: 'middle', cell: ({ address }) => address },
-  { title: 'LAST SEEN', priority: 4, cell: ({ lastSeen }) => ({ time: lastSeen }) },
+  { title: 'ROLE', priority: 3, cell: ({ role }) => role },
+  { title: 'STATUS', priority: 5, cell: ({ status }) => status },
+  { title: 'LIVE', priority: 6, cell: livenessCell },
+  { title: 'ADDRESS', priority: 4, minimum: SHORT_ADDRESS, cell: ({ address }) => address },
+  { title: 'LAST SEEN', priority: 5, cell: ({ lastSeen }) => ({ time: lastSeen }) },
   {
     title: 'SERVICES',
     wide: true,
-    priority: 5,
+    priority: 2,
     // Another registry may send anything as services.
     cell: ({ services }) =>
       (Array.isArray(services) ? services : []).map((service) => `${service?.name}:${service?.port}`).join(',') || '-',
   },
-  { title: 'PARENT', wide: true, priority: 5, cut: 'middle', cell: ({ parentId }) => parentId },
-  { title: 'METADATA', wide: true, priority: 5, cell: ({ metadata }) => pairs(metadata, '=') },
+  { title: 'PARENT', wide: true, priority: 2, cut: 'middle', cell: ({ parentId }) => parentId },
+  { title: 'METADATA', wide: true, priority: 2, cell: ({ metadata }) => pairs(metadata, '=') },
   { title: 'REGISTERED BY', wide: true, cell: ({ registeredBy }) => registeredBy },
   { title: 'REGISTERED', wide: true, cell: ({ registeredAt }) => ({ time: registeredAt }) },
   HEALTH,
@@ -99,10 +99,10 @@ function livenessCell(vm: VmWithLiveness): Cell {
   return { text, color: text === 'live' ? 'green' : 'yellow' };
 }
 
-/** A column for one metadata key, which the user asked for, so it shrinks after the others. */
+/** A column for one metadata key, which the user asked for, so only the liveness and the id shrink later. */
 function metaColumn(key: string): Column<VmWithLiveness> {
   const cell = ({ metadata }: VmWithLiveness) => (Object.hasOwn(metadata ?? {}, key) ? asText(metadata![key]) : '-');
-  return { title: key.toUpperCase(), priority: 5, cell };
+  return { title: key.toUpperCase(), priority: 6, cell };
 }
 
 /** `key=value,key=value`; `-` if there are none. */
