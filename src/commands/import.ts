@@ -96,7 +96,27 @@ async function add(context: Context, plans: readonly Plan[]): Promise<Failed<Pla
   const { done, failed } = await each(context, chunksOf(plans), work, 1);
   if (failed.some(({ error }) => error instanceof VregError && error.code === 'UNSUPPORTED'))
     return addWithNewTimes(context, plans);
-  return [...done.flat(), ...failed.flatMap(({ item, error }) => item.map((plan) => ({ item: plan, error })))];
+  return [
+    ...done.flat(),
+    ...failed.flatMap(({ item, error }) => {
+      const shared = isUnknown(error) ? unknownOutcome(item, error) : error;
+      return item.map((plan) => ({ item: plan, error: shared }));
+    }),
+  ];
+}
+
+function isUnknown(error: unknown): error is VregError {
+  return error instanceof VregError && error.code === 'OUTCOME_UNKNOWN';
+}
+
+/** The error of a request without a response. It names the entries, because several requests may fail in one import. */
+function unknownOutcome(plans: readonly Plan[], cause: VregError): VregError {
+  const [first, last] = [plans[0]!.entry.id, plans.at(-1)!.entry.id];
+  const entries = plans.length === 1 ? `entry "${first}"` : `${plans.length} entries ("${first}" to "${last}")`;
+  return new VregError('OUTCOME_UNKNOWN', `the outcome of ${entries} is unknown: ${cause.message}`, {
+    hint: 'compare the file with the registry: vreg import --dry-run -f FILE',
+    cause,
+  });
 }
 
 /** Registers entries one at a time, because `vreg addr` picks VMs in the order of registration. @returns the failures */

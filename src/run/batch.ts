@@ -83,7 +83,12 @@ export function throwFailed<T>(
   for (const { error } of failed) if (!(error instanceof VregError)) throw error;
   const errors = failed as readonly { item: T; error: VregError }[];
   const worst = errors.reduce((a, b) => (b.error.exit > a.error.exit ? b : a)).error;
-  const lines = new Set(errors.map(({ item, error }) => describe(nameOf(item), error)));
+  const counts = new Map<VregError, number>();
+  for (const { error } of errors) counts.set(error, (counts.get(error) ?? 0) + 1);
+  // An error that several items share, such as that of the request that sent them all, is not about one of them.
+  const lineOf = (item: T, error: VregError) =>
+    counts.get(error)! > 1 ? error.message : describe(nameOf(item), error);
+  const lines = new Set(errors.map(({ item, error }) => lineOf(item, error)));
   const [first] = lines;
   const hint = worst.hint === undefined ? {} : { hint: worst.hint };
   const failures = errors.map(({ item, error }) => ({ name: nameOf(item), code: error.code, message: error.message }));

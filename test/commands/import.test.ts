@@ -48,6 +48,28 @@ test('import sends thousands of entries in a few requests, and reports each entr
   assert.equal(logged.filter((line) => line.includes('/registry/import')).length, 3);
 });
 
+test('the loss of a response is one error for all entries of the request, and the hint names the comparison', async (t) => {
+  const { url, registry, server } = await serveApp(t);
+  const importAll = registry.import.bind(registry);
+  let requests = 0;
+  registry.import = async (...args) => {
+    const outcomes = await importAll(...args);
+    if (++requests <= 2) server.closeAllConnections();
+    return outcomes;
+  };
+  const stdin = JSON.stringify(Array.from({ length: 2500 }, (_, n) => aVm({ id: `vm-${n}` })));
+  const result = await vreg(['import', '-f', '-', '--yes', '-q'], { url, stdin });
+  assert.deepEqual([result.code, result.stdout.split('\n').length - 1], [6, 500]);
+  const [first, second, ...more] = result.stderr.trimEnd().split('\n');
+  assert.match(first!, /^vreg: the outcome of 1000 entries \("vm-0" to "vm-999"\) is unknown: no response to POST /);
+  assert.match(
+    second!,
+    /^vreg: the outcome of 1000 entries \("vm-1000" to "vm-1999"\) is unknown: no response to POST /,
+  );
+  const hint = 'hint: compare the file with the registry: vreg import --dry-run -f FILE';
+  assert.deepEqual(more, ['vreg: 2000 of 2500 failed', hint]);
+});
+
 test('against a registry without imports, entries are registered with new times, and a note says so', async (t) => {
   const { url } = await startPlainServer(t);
   const times = { registeredAt: '2025-06-01T00:00:00.000Z', lastSeen: '2025-06-02T00:00:00.000Z' };
