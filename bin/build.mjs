@@ -12,10 +12,14 @@ const BUILT_BY = 'dist/node-version';
 
 /** Modification time in milliseconds; 0 if the file does not exist. */
 const modified = (path) => statSync(`${ROOT}${path}`, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-const filesBelow = (folder) => readdirSync(`${ROOT}${folder}`, { recursive: true }).map((name) => `${folder}/${name}`);
+/** A folder with everything below it. Removing a file changes the modification time of its folder. */
+const withContents = (folder) => [
+  folder,
+  ...readdirSync(`${ROOT}${folder}`, { recursive: true }).map((name) => `${folder}/${name}`),
+];
 
 if (process.argv.includes('--if-changed')) {
-  const sources = ['package.json', ...['bin', 'src', 'daemon'].flatMap(filesBelow)];
+  const sources = ['package.json', 'package-lock.json', ...['bin', 'src', 'daemon'].flatMap(withContents)];
   const isSameNode = modified(BUILT_BY) > 0 && readFileSync(`${ROOT}${BUILT_BY}`, 'utf8') === process.version;
   if (isSameNode && sources.every((source) => modified(source) < modified(BUILT_BY))) process.exit();
 }

@@ -1,7 +1,18 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import {
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
@@ -51,6 +62,43 @@ test('the package holds the program, its completions, its READMEs and its licenc
     );
   }
   assert.equal(packed!.files.find(({ path }) => path === 'bin/vreg.js')!.mode & 0o111, 0o111);
+});
+
+test('a build is skipped unless a source, the list of files or a dependency has changed', async (t) => {
+  const root = tempDir(t);
+  const at = (path: string) => join(root, path);
+  for (const folder of ['src/commands', 'daemon', 'node_modules/esbuild']) mkdirSync(at(folder), { recursive: true });
+  cpSync(join(ROOT, 'bin'), at('bin'), { recursive: true });
+  writeFileSync(at('package.json'), '{ "type": "module" }');
+  for (const path of ['package-lock.json', 'src/a.ts', 'src/commands/b.ts', 'daemon/c.ts']) writeFileSync(at(path), '');
+  // A build ends at its first step.
+  writeFileSync(at('node_modules/esbuild/index.js'), 'exports.build = () => process.exit(10);');
+  /** Sets the time of a complete build to a minute ago, and that of all sources to an hour ago. */
+  const setTimes = () => {
+    const setAge = (path: string, seconds: number) => {
+      const time = Date.now() / 1000 - seconds;
+      utimesSync(at(path), time, time);
+    };
+    mkdirSync(at('dist'), { recursive: true });
+    for (const path of readdirSync(root, { recursive: true, encoding: 'utf8' })) setAge(path, 3600);
+    writeFileSync(at('dist/node-version'), process.version);
+    setAge('dist/node-version', 60);
+  };
+  const changes: [change: () => void, code: number][] = [
+    [() => {}, 0],
+    [() => writeFileSync(at('README.md'), ''), 0],
+    [() => writeFileSync(at('src/commands/b.ts'), 'changed'), 10],
+    [() => writeFileSync(at('package-lock.json'), 'changed'), 10],
+    [() => rmSync(at('src/a.ts')), 10],
+    [() => rmSync(at('daemon/c.ts')), 10],
+    [() => writeFileSync(at('dist/node-version'), 'v1.0.0'), 10],
+  ];
+  for (const [change, code] of changes) {
+    setTimes();
+    change();
+    const ran = await run(process.execPath, ['bin/build.mjs', '--if-changed'], { env: cleanEnv(root), cwd: root });
+    assert.equal(ran.code, code, `${change} ${ran.stderr}`);
+  }
 });
 
 for (const bundle of ['dist/hot.cjs', 'dist/vreg.cjs']) {
