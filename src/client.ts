@@ -316,8 +316,8 @@ export class RegistryClient {
   }
 
   /**
-   * Requests any route and returns the response, whatever its status. Masks secrets in error responses.
-   * @throws VregError UNREACHABLE
+   * Requests any route and returns the response, as {@link Connection.raw}.
+   * @throws VregError UNREACHABLE, OUTCOME_UNKNOWN
    */
   raw(method: string, path: string, body?: string): Promise<Reply> {
     return this.#connection.raw(method, path, body);

@@ -13,8 +13,8 @@ import { timerDelay } from '../protocol/duration.ts';
 import { fromAnswer, VregError, withMessage } from '../protocol/errors.ts';
 import { MAX_DEPTH } from '../protocol/json.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
-import { isOutcomeUnknown, outcomeHint } from './outcome.ts';
-import { tlsHint } from './tls-hints.ts';
+import { isUnknownToProxy, isWrite, outcomeHint } from './outcome.ts';
+import { isCertificateRefused, tlsHint } from './tls-hints.ts';
 import type { ClientTls, Exchange, OpenTransport, Reply, Transport } from './transport.ts';
 
 /** Milliseconds to wait for a response. */
@@ -88,10 +88,17 @@ export class Connection {
     return this.#read<T>(reply, `${method} ${path}`);
   }
 
-  /** Returns the response, whatever its status. Masks secrets in error responses. @throws VregError UNREACHABLE, OUTCOME_UNKNOWN */
+  /**
+   * Returns the response, whatever its status, except that of a proxy that does not know the outcome of a write. Masks secrets in
+   * error responses.
+   * @throws VregError UNREACHABLE, OUTCOME_UNKNOWN
+   */
   async raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
     const reply = await this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
-    return reply.status < 400 ? reply : { ...reply, text: this.#secrets.mask(reply.text) };
+    if (reply.status < 400) return reply;
+    const masked = { ...reply, text: this.#secrets.mask(reply.text) };
+    if (!isUnknownToProxy(method, path, reply.status)) return masked;
+    throw outcomeUnknown(this.#refused(masked, `${method} ${path}`).message, path, body);
   }
 
   /** Opens a streamed response. @throws VregError UNREACHABLE, or the registry's error */
@@ -120,6 +127,7 @@ export class Connection {
     }
     const started = Date.now();
     let reply: R;
+    let isSent = false;
     try {
       this.#transport ??= openTransport(this.#parsedUrl(), tls);
       reply = await send(this.#transport, {
@@ -129,10 +137,15 @@ export class Connection {
         body,
         timeout: this.#timeout,
         signal,
+        onSent: () => {
+          isSent = true;
+        },
       });
       reply = { ...reply, headers: this.#secrets.maskFields(reply.headers) };
     } catch (error) {
-      throw signal?.aborted ? signal.reason : this.#noResponse(method, path, body, error as NodeJS.ErrnoException);
+      if (signal?.aborted) throw signal.reason;
+      if (error instanceof VregError) throw error;
+      throw this.#noResponse({ method, path, body, isSent }, error as NodeJS.ErrnoException);
     }
     trace?.(`${method} ${this.url}${path} ${reply.status} ${Date.now() - started} ms`);
     this.#note(reply);
@@ -180,11 +193,15 @@ export class Connection {
     const { status, text } = reply;
     const body = parse(text);
     if (status >= 400 && isForeign(status, body)) throw this.badAnswer(`${what} with ${status}`);
-    if (status >= 400) throw this.refusal(reply, `${what} was answered with ${status}${this.#firstLine(text)}`);
+    if (status >= 400) throw this.#refused(reply, what);
     if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
       throw this.badAnswer(`${what} with ${status}`);
     }
     return body as T;
+  }
+
+  #refused(reply: Reply, what: string): VregError {
+    return this.refusal(reply, `${what} was answered with ${reply.status}${this.#firstLine(reply.text)}`);
   }
 
   /** Converts an error response. @param otherwise the message if the response has none */
@@ -208,19 +225,15 @@ export class Connection {
     });
   }
 
-  #noResponse(method: string, path: string, body: string | undefined, cause: NodeJS.ErrnoException): Error {
-    if (cause instanceof VregError) return cause;
+  #noResponse({ method, path, body, isSent }: Unanswered, cause: NodeJS.ErrnoException): VregError {
     const { origin } = this.#options;
     const reason =
       cause.name === 'TimeoutError'
         ? `no response within ${this.#timeout / 1000} s`
         : this.#secrets.mask(cause.code ?? cause.message);
     const place = `the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`;
-    if (isOutcomeUnknown(method, path, cause))
-      return new VregError('OUTCOME_UNKNOWN', `no response to ${method} from ${place}; the change may have been made`, {
-        hint: outcomeHint(path, body),
-        cause,
-      });
+    if (isSent && isWrite(method, path) && !isCertificateRefused(String(cause.code)))
+      return outcomeUnknown(`no response to ${method} from ${place}`, path, body, cause);
     return new VregError('UNREACHABLE', `cannot reach ${place}`, { hint: this.#hint(cause), cause });
   }
 
@@ -244,6 +257,20 @@ export class Connection {
   #from(): string {
     return this.#options.origin ? ` (from ${this.#options.origin})` : '';
   }
+}
+
+/** A request without a valid response. */
+interface Unanswered {
+  method: string;
+  path: string;
+  body: string | undefined;
+  /** The server may have received it. */
+  isSent: boolean;
+}
+
+function outcomeUnknown(event: string, path: string, body: string | undefined, cause?: unknown): VregError {
+  const hint = outcomeHint(path, body);
+  return new VregError('OUTCOME_UNKNOWN', `${event}; the change may have been made`, { hint, cause });
 }
 
 /** Error statuses that a proxy in front of the registry may send with its own body. */

@@ -3,17 +3,20 @@ import { PATHS } from '../protocol/api.ts';
 
 /** Methods of requests that can be repeated without a second effect. The client uses PUT only to replace a whole entry. */
 const REPEATABLE: readonly string[] = ['GET', 'HEAD', 'PUT'];
-/** Codes of Node and undici for a connection that broke after it had been established. */
-const BROKEN: readonly string[] = ['ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'UND_ERR_SOCKET'];
+/** Statuses with which a proxy reports that it has no valid response to a request, which the registry may have received. */
+const NO_RESPONSE: readonly number[] = [502, 504];
 /** Ids that a shell takes as one word. */
 const PLAIN = /^[\w.:@/-]+$/;
 
-/** True if the request is a write that the registry may have received. A heartbeat can be repeated. */
-export function isOutcomeUnknown(method: string, path: string, cause: NodeJS.ErrnoException): boolean {
+/** True if a script must not repeat the request before it has looked. It can repeat a heartbeat. */
+export function isWrite(method: string, path: string): boolean {
   const [route] = path.split('?');
-  if (REPEATABLE.includes(method) || route === PATHS.heartbeats || route!.endsWith('/heartbeat')) return false;
-  if (cause.name === 'TimeoutError') return true;
-  return cause.syscall !== 'connect' && BROKEN.includes(String(cause.code));
+  return !REPEATABLE.includes(method) && route !== PATHS.heartbeats && !route!.endsWith('/heartbeat');
+}
+
+/** True if a proxy answered a write, but does not know whether the registry has made the change. */
+export function isUnknownToProxy(method: string, path: string, status: number): boolean {
+  return NO_RESPONSE.includes(status) && isWrite(method, path);
 }
 
 /** The next step after such a write: how to see whether the registry has made the change. */

@@ -20,6 +20,11 @@ export function isTlsError(code: string): boolean {
   return UNTRUSTED.test(code) || code === 'EPROTO' || code.startsWith('ERR_SSL_');
 }
 
+/** True if the server ended the handshake because of the client's certificate, so it has not read the request. */
+export function isCertificateRefused(code: string): boolean {
+  return REQUIRES_CERTIFICATE.test(code) || REJECTS_CERTIFICATE.test(code);
+}
+
 interface Situation {
   isHttps: boolean;
   /** The client is configured with a certificate. */

@@ -26,6 +26,8 @@ export interface Exchange {
   /** Milliseconds, for the request and the response together. */
   timeout: number;
   signal?: AbortSignal | undefined;
+  /** Called when the request is written to an established connection. From then on the server may have received it. */
+  onSent?: (() => void) | undefined;
 }
 
 export interface Reply {

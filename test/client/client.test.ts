@@ -146,6 +146,24 @@ test('a request that can be repeated, or was never sent, is UNREACHABLE without 
   }
 });
 
+test('a proxy that is busy, or does not reach the registry for a request that can be repeated, is BUSY', async (t) => {
+  const busy = clientOf(t, { url: await stub(t, (_request, response) => void response.writeHead(503).end()) });
+  assert.equal((await failure(busy.register(aVm({ id: 'a' })))).code, 'BUSY');
+  for (const status of [502, 504]) {
+    const proxy = clientOf(t, { url: await stub(t, (_request, response) => void response.writeHead(status).end()) });
+    assert.equal((await failure(proxy.get('a'))).code, 'BUSY');
+    assert.equal((await failure(proxy.heartbeat('a'))).code, 'BUSY');
+    assert.equal((await proxy.raw('PUT', '/registry/vms/a', '{}')).status, status);
+  }
+});
+
+test('a write that a proxy cannot complete has an unknown outcome, and the hint shows how to look', async (t) => {
+  const url = await stub(t, (_request, response) => void response.writeHead(504).end('<html>'));
+  const error = await failure(clientOf(t, { url }).deregister('a'));
+  assert.equal(error.message, 'DELETE /registry/vms/a was answered with 504; the change may have been made');
+  assert.equal(error.hint, 'see whether it took effect: vreg get a');
+});
+
 test('an aborted request fails with the abort reason', async (t) => {
   const controller = new AbortController();
   const url = await stub(t, () => controller.abort(new Error('the user said so')));

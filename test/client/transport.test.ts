@@ -10,7 +10,7 @@ import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import type { TlsOptions } from 'node:tls';
 import { Connection } from '../../src/client/connection.ts';
-import type { ClientTls, Exchange, Transport } from '../../src/client/transport.ts';
+import type { ClientTls, Exchange, OpenTransport, Transport } from '../../src/client/transport.ts';
 import type { VregError } from '../../src/protocol/errors.ts';
 import { type Issued, LONG_AGO, makeAuthority, YESTERYEAR } from '../helpers/certificates.ts';
 import { tempDir } from '../helpers/daemon.ts';
@@ -93,6 +93,28 @@ const CONNECTING: readonly [what: string, start: (t: TestContext) => Promise<URL
   ['never starts TLS', async (t) => new URL(`https://127.0.0.1:${await listen(t, createServer())}`)],
 ];
 
+/** Answers to a write that do not show whether the registry has made the change. */
+const LOST_ANSWERS: Readonly<Record<string, (socket: Socket) => void>> = {
+  'a closed connection': (socket) => socket.end(),
+  'a reset connection': (socket) => socket.resetAndDestroy(),
+  silence: () => {},
+  'half a head': (socket) => socket.end(OK),
+  'half a body': (socket) => socket.end(`${OK}content-length: 9\r\n\r\nhalf`),
+  'another protocol': (socket) => socket.write('SSH-2.0-OpenSSH_9.2\r\n'),
+  'a wrong chunk size': (socket) => socket.write(`${CHUNKED}x\r\n`),
+  'huge headers': (socket) => socket.write(`${OK}a: ${'b'.repeat(20_000)}\r\n\r\n`),
+  'the 502 of a proxy': (socket) => socket.write('HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n'),
+  'the 504 of a proxy': (socket) => socket.write('HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n'),
+};
+
+/** @returns the code and the exit code of a write that fails */
+async function failedWrite(t: TestContext, openTransport: OpenTransport, url: URL): Promise<[string, number]> {
+  const connection = new Connection({ url: url.origin, openTransport, timeout: 300 });
+  t.after(() => connection.close());
+  const error = await connection.request<never>('POST', '/registry/vms', {}).catch((error: VregError) => error);
+  return [error.code, error.exit];
+}
+
 for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
   const transportOf = (t: TestContext, url: URL, tls?: ClientTls): Transport => {
     const transport = openTransport(url, tls);
@@ -146,6 +168,20 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
     assert.equal(reply.text, 'localhost /health');
   });
 
+  test(of('each request is reported as sent, also on an open connection and over a unix socket'), async (t) => {
+    const answer = () => createHttpServer((_request, response) => response.end('ok'));
+    const path = join(tempDir(t), 'a.sock');
+    await listen(t, answer(), path);
+    for (const url of [`http://127.0.0.1:${await listen(t, answer())}`, `unix:${path}`]) {
+      const transport = transportOf(t, new URL(url));
+      let sent = 0;
+      for (let request = 1; request <= 3; request++) {
+        await transport.send({ ...GET, onSent: () => sent++ });
+        assert.equal(sent, request, url);
+      }
+    }
+  });
+
   test(of('IPv6 addresses are reached'), async (t) => {
     const server = createHttpServer((request, response) => response.end(request.headers.host));
     server.listen({ host: '::1', port: 0 });
@@ -156,12 +192,13 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
     assert.equal((await transportOf(t, new URL(`http://[::1]:${port}`)).send(GET)).text, `[::1]:${port}`);
   });
 
-  test(of('a refused connection and a missing socket have the code of the system'), async (t) => {
+  test(of('a refused connection and a missing socket have the code of the system, and nothing is sent'), async (t) => {
     const server = createServer();
     const port = await listen(t, server);
     await new Promise((resolve) => server.close(resolve));
-    assert.equal(await outcome(transportOf(t, new URL(`http://127.0.0.1:${port}`)).send(GET)), 'ECONNREFUSED');
-    assert.equal(await outcome(transportOf(t, new URL(`unix:${tempDir(t)}/none.sock`)).send(GET)), 'ENOENT');
+    const exchange = { ...GET, onSent: () => assert.fail('the request was sent') };
+    assert.equal(await outcome(transportOf(t, new URL(`http://127.0.0.1:${port}`)).send(exchange)), 'ECONNREFUSED');
+    assert.equal(await outcome(transportOf(t, new URL(`unix:${tempDir(t)}/none.sock`)).send(exchange)), 'ENOENT');
   });
 
   for (const [what, bytes] of [
@@ -204,6 +241,19 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       const transport = transportOf(t, await start(t));
       setImmediate(() => transport.close());
       assert.equal(await outcome(transport.send(GET)), 'ECONNRESET');
+    });
+  }
+
+  for (const [what, start] of CONNECTING) {
+    test(of(`a write is UNREACHABLE, because it was never sent, if a server ${what}`), async (t) => {
+      assert.deepEqual(await failedWrite(t, openTransport, await start(t)), ['UNREACHABLE', 8]);
+    });
+  }
+
+  for (const [what, answer] of Object.entries(LOST_ANSWERS)) {
+    test(of(`a write has an unknown outcome after ${what}`), async (t) => {
+      const url = await rawServer(t, answer);
+      assert.deepEqual(await failedWrite(t, openTransport, url), ['OUTCOME_UNKNOWN', 6]);
     });
   }
 

@@ -43,9 +43,9 @@ const EXITS_WITHIN = 30_000;
 for (const [what, start] of Object.entries(SERVERS)) {
   test(`commands exit after their timeout if the server ${what}`, { timeout: EXITS_WITHIN }, async (t) => {
     const { url } = await start(t);
-    // One with each transport.
-    for (const command of ['tree', 'ls']) {
-      const { code, stderr } = await runVreg([command, '--timeout', '200ms'], { url });
+    // A write and a read with one transport, and a read with the other.
+    for (const command of [['register', 'a', '--role', 'worker'], ['tree'], ['ls']]) {
+      const { code, stderr } = await runVreg([...command, '--timeout', '200ms'], { url });
       assert.equal(code, 8, stderr);
       assert.match(stderr, /^vreg: cannot reach the registry .*no response within 0\.2 s/);
     }

@@ -60,7 +60,7 @@ export class NodeHttpTransport implements Transport {
 
   /** @param read receives the response, and the timer of the timeout */
   #start<R>(
-    { method, path, headers, body, timeout, signal }: Exchange,
+    { method, path, headers, body, timeout, signal, onSent }: Exchange,
     read: (response: IncomingMessage, timer: NodeJS.Timeout) => Promise<R>,
   ): Promise<R> {
     if (signal?.aborted) return Promise.reject(signal.reason);
@@ -91,8 +91,12 @@ export class NodeHttpTransport implements Transport {
           signal?.removeEventListener('abort', onAbort);
         });
       // A request that is written before the end of the handshake hides why the handshake fails.
-      if (this.#isSecure) request.on('socket', (socket) => socket.once('secureConnect', () => request.end(body)));
-      else request.end(body);
+      request.on('socket', (socket) =>
+        socket.once(this.#isSecure ? 'secureConnect' : 'connect', () => {
+          onSent?.();
+          request.end(body);
+        }),
+      );
     });
   }
 }

@@ -81,7 +81,7 @@ export class UndiciTransport implements Transport {
   }
 
   async #start(
-    { method, path, headers, body, signal }: Exchange,
+    { method, path, headers, body, signal, onSent }: Exchange,
     deadline: AbortSignal,
     bodyTimeout: number,
   ): Promise<OpenReply> {
@@ -96,9 +96,18 @@ export class UndiciTransport implements Transport {
       headersTimeout: 0,
       signal: end,
     };
+    // The handler is notified of its connection just before the request is written.
+    const dispatch: Dispatcher['dispatch'] = (options, handler) => {
+      const onConnect = handler.onConnect!.bind(handler);
+      handler.onConnect = (abort) => {
+        if (!end.aborted) onSent?.();
+        onConnect(abort);
+      };
+      return this.#pool.dispatch(options, handler);
+    };
     this.#waiting++;
     try {
-      const answer = await unlessAborted(end, request.call(this.#pool, options));
+      const answer = await unlessAborted(end, request.call({ dispatch } as Dispatcher, options));
       return { status: answer.statusCode, headers: answer.headers, body: answer.body };
     } catch (error) {
       return rethrow(error as NodeJS.ErrnoException);
