@@ -72,23 +72,20 @@ test('3000 generations of clones do not overflow the stack', async (t) => {
   assert.equal((await vreg(['tree', 'vm-0', '-q'], { url })).stdout, `${line.join('\n')}\n`);
 });
 
-test('on a terminal a deep tree shows the last levels, so that each id stays visible, and takes no longer per VM', async (t) => {
+test('on a terminal a deep tree shows the last levels, so that each id stays visible and no row is longer', async (t) => {
   const { url, registry } = await serveApp(t);
   const line = Array.from({ length: 1000 }, (_, index) => `vm-${index}`);
   for (const [index, id] of line.entries())
     await registry.register(aVm({ id, ...(index > 0 ? { parentId: line[index - 1]! } : {}) }));
-  const started = performance.now();
   const { stdout } = await vreg(['tree'], { url, tty: true, width: 80, env: { NO_COLOR: '1' } });
-  // Without a limit of the levels, this takes 20 s or more.
-  assert.ok(performance.now() - started < 10_000);
   const lines = stdout.split('\n').slice(1, -1);
   assert.deepEqual(
     lines.map((text) => /vm-\d+/.exec(text)?.[0]),
     line,
   );
   assert.match(lines[8]!, /^ {21}└─ vm-8 /);
-  assert.match(lines[9]!, /^… {20}└─ vm-9 /);
-  assert.match(lines[999]!, /^… {20}└─ vm-999 /);
+  // The table measures every character of a row, so rows that grew with the depth would take seconds.
+  for (const [level, row] of lines.entries()) if (level > 8) assert.match(row, /^… {20}└─ vm-\d+ /);
 });
 
 test('tree lists the VMs of the original registry, which has no parents', async (t) => {
