@@ -75,11 +75,14 @@ export class StoreBackend {
       case 'stageHeartbeats':
         this.#staged.push(request.batch);
         return undefined;
-      case 'saveHeartbeats':
+      case 'saveHeartbeats': {
+        // Taken before anything can fail, because a retry stages all heartbeats again.
+        const staged = this.#staged.splice(0);
         this.#files.check();
-        this.#database.saveHeartbeats(this.#staged.splice(0), request.listened, request.records);
+        this.#database.saveHeartbeats(staged, request.listened, request.records);
         if (request.records.length > 0) this.#mark.advance(this.#durable());
         return undefined;
+      }
       case 'history':
         return this.#database.history(request.id, request.limit, request.before);
       case 'lastChanges':

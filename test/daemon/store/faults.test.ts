@@ -3,12 +3,13 @@
  * changes are not, no revision is missing, and a retry works.
  */
 import assert from 'node:assert/strict';
-import { cpSync } from 'node:fs';
+import { cpSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { type DataDir, openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.ts';
 import { toFailure } from '../../../daemon/store/failures.ts';
 import { batchesOf } from '../../../daemon/store/heartbeat-batch.ts';
+import { GoneError } from '../../../daemon/store/integrity.ts';
 import { withJournalText } from '../../../daemon/store/journal.ts';
 import type { Change, Contents } from '../../../daemon/store/store.ts';
 import { type Request, StoreBackend } from '../../../daemon/store/worker.ts';
@@ -144,3 +145,24 @@ for (const [code, kind, lasts, what] of [
     assert.ok(failures > 0.8 * count, `${failures} failures`);
   });
 }
+
+test('a save that fails because the database is gone leaves nothing staged for the next one', (t) => {
+  const dir = openDataDir(join(tempDir(t), 'data'));
+  const backend = new StoreBackend(dir);
+  const { positions } = backend.handle({ kind: 'open' }) as Contents;
+  const puts = ['a', 'b'].map((id, n) => putOf({ id, revision: n + 1, life: life(1) }));
+  backend.handle(commitOf(...chain(puts, positions.at(-1)!.tag)));
+  const stage = (id: string) => {
+    for (const batch of batchesOf([{ id, ...life(50) }])) backend.handle({ kind: 'stageHeartbeats', batch });
+  };
+  const save = () => backend.handle({ kind: 'saveHeartbeats', listened: 60, records: [] });
+  stage('a');
+  renameSync(dir.database, `${dir.database}.away`);
+  assert.throws(save, GoneError);
+  renameSync(`${dir.database}.away`, dir.database);
+  stage('b');
+  save();
+  const { vms } = readCopy(t, dir).contents;
+  backend.handle({ kind: 'close' });
+  assert.deepEqual(Object.fromEntries(vms.map(({ id, heardAt }) => [id, heardAt])), { a: 1, b: 50 });
+});
