@@ -49,7 +49,7 @@ export interface SqliteStoreOptions<V> {
   dataDir: string;
   /** Memory budget for the changes that wait for the disk. */
   budget: Budget;
-  /** Converts each VM as soon as it was read, while the worker reads the next ones. */
+  /** Converts each VM as soon as it was read, while the worker reads the next ones. If it throws, the entry is damaged. */
   decode(vm: StoredVm): V;
   /**
    * Called if the worker dies. Acknowledged changes are on the disk, but the outcome of the others is unknown, so the process
@@ -89,7 +89,7 @@ export class SqliteStore implements Store {
     try {
       const vms: V[] = [];
       const contents = await worker.open((batch) => {
-        for (const vm of batch) vms.push(decode(vm));
+        for (const vm of batch) vms.push(decodeVm(vm, decode));
       });
       isOpen = true;
       return { store: new SqliteStore(worker, budget), contents: { ...contents, vms } };
@@ -212,6 +212,15 @@ export class SqliteStore implements Store {
   }
 }
 
+/** @throws DamageError naming the VM. It does not quote the entry, which may contain secrets */
+function decodeVm<V>(vm: StoredVm, decode: (vm: StoredVm) => V): V {
+  try {
+    return decode(vm);
+  } catch {
+    throw new DamageError(`the entry of VM ${JSON.stringify(vm.id)} passes its checksum but is malformed`);
+  }
+}
+
 /** Checks the files in a data dir without modifying them. @throws VregError */
 async function checkFiles(dir: DataDir): Promise<void> {
   try {
@@ -262,6 +271,7 @@ function failTo(action: string): (error: unknown) => never {
 interface Pending {
   resolve(value: unknown): void;
   reject(error: Error): void;
+  /** If it throws, the request fails with its error. */
   receive(vms: StoredVm[]): void;
 }
 
@@ -282,11 +292,16 @@ class WorkerClient {
     this.#worker.on('message', (reply: Reply) => {
       const pending = this.#pending.get(reply.seq);
       if ('vms' in reply) {
-        pending?.receive(reply.vms);
+        try {
+          pending?.receive(reply.vms);
+        } catch (error) {
+          // The worker continues to send VMs, or waits until the previous ones are read, until it is terminated.
+          this.#forget(reply.seq);
+          pending!.reject(error as Error);
+        }
         return;
       }
-      this.#pending.delete(reply.seq);
-      if (this.#pending.size === 0 && !this.#isEnding) this.#worker.unref();
+      this.#forget(reply.seq);
       if ('failure' in reply) pending?.reject(new StoreError(reply.failure));
       else pending?.resolve(reply.value);
     });
@@ -321,6 +336,11 @@ class WorkerClient {
       this.#worker.ref();
       this.#worker.postMessage({ seq, request });
     });
+  }
+
+  #forget(seq: number): void {
+    this.#pending.delete(seq);
+    if (this.#pending.size === 0 && !this.#isEnding) this.#worker.unref();
   }
 
   async close(): Promise<void> {

@@ -16,6 +16,7 @@ import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import Database from 'libsql';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
+import type { Change } from '../../../daemon/store/store.ts';
 import { assertRefused, copyOf, edit, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/crash/damage.ts';
 import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../../helpers/daemon.ts';
 import { randomOf } from '../../helpers/random.ts';
@@ -278,6 +279,32 @@ test('the daemon names the damaged file and how to recover, changes nothing and 
   assert.match(stderr, /^vreg: .*registry\.db is damaged: .*\nhint: nothing was changed; restore a backup .*\n$/);
   assert.deepEqual(fingerprint(dir), before);
 });
+
+for (const [what, later] of [
+  ['the only entry', 0],
+  // Each fills a message of the worker.
+  ['the first of many entries', 20],
+] as const) {
+  test(`${what} that passes its checksum but is no JSON is an error of the start that names its VM`, async (t) => {
+    const dir = tempDir(t);
+    const { store } = await openStore(t, dir);
+    const { vm, ...change } = putOf({ id: 'vm-bad', revision: 1 }) as Extract<Change, { kind: 'put' }>;
+    await store.commit({ ...change, vm: { ...vm, body: '{"secret' } });
+    const more = { metadata: { pad: 'x'.repeat(600_000) } };
+    for (let n = 1; n <= later; n++) await store.commit(putOf({ id: `vm-${n}`, revision: n + 1, more }));
+    await store.close();
+    const before = fingerprint(dir);
+    const { code, stderr } = await run(PROGRAM, [...ENTRY, 'daemon', '--port', '0', '--data-dir', dir], {
+      env: cleanEnv(tempDir(t)),
+    });
+    assert.equal(code, 1, stderr);
+    const [message, hint, ...rest] = stderr.split('\n');
+    assert.match(message!, /^vreg: .*registry\.db is damaged: the entry of VM "vm-bad" .* is malformed$/);
+    assert.match(hint!, /^hint: nothing was changed; restore a backup/);
+    assert.deepEqual(rest, ['']);
+    assert.deepEqual(fingerprint(dir), before);
+  });
+}
 
 test('damage found at run time is STORE_FAILED, with the file and a hint', async (t) => {
   const dir = openDataDir(tempDir(t));
