@@ -1,7 +1,7 @@
 /**
  * `npm run build:exe`: builds `dist/exe/vreg`, a single executable for this platform that needs neither Node nor node_modules. It
  * contains the newest LTS of Node, the bundles with their code caches, the completion scripts, and the native addon of libsql,
- * which it unpacks before it opens a store.
+ * which it unpacks before it opens a store. `dist/exe/LICENSES.txt` has the licences of everything in it.
  *
  *     npm run build:exe -- [--node FILE]
  *
@@ -10,10 +10,10 @@
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire, isBuiltin } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
 import { bundles, CACHED_BUNDLES, ROOT, writeCodeCaches } from './bundles.mjs';
@@ -25,6 +25,7 @@ const ARCHITECTURES = ['arm64', 'x64'];
 const COMPLETIONS = ['_vreg', 'vreg.bash', 'vreg.fish'];
 
 const output = join(ROOT, 'dist/exe/vreg');
+const licenses = join(ROOT, 'dist/exe/LICENSES.txt');
 
 /** A problem that the user can solve; the message names the next step. */
 class BuildError extends Error {}
@@ -103,6 +104,7 @@ async function buildExecutable(node, addon) {
   const executable = { ...options[0], entryPoints: { executable: 'src/executable.ts' } };
   const built = await Promise.all([...options, executable].map((each) => build(each)));
   assertComplete(built.flatMap(({ metafile }) => Object.values(metafile.outputs)));
+  const sources = built.flatMap(({ metafile }) => Object.keys(metafile.inputs));
   await writeCodeCaches(node, dist);
   const names = [...CACHED_BUNDLES.flatMap((name) => [`${name}.cjs`, `${name}.cjs.cache`]), 'store-worker.cjs'];
   const files = names.map((name) => [`dist/${name}`, join(dist, name)]);
@@ -122,6 +124,25 @@ async function buildExecutable(node, addon) {
   // A running executable cannot be overwritten (ETXTBSY).
   rmSync(output, { force: true });
   run(node, ['--build-sea', config]);
+  writeLicenses(node, [...sources, relative(ROOT, addon)]);
+}
+
+/** Writes the licences of Node and of each package. @param sources paths of the files in the executable, relative to the root */
+function writeLicenses(node, sources) {
+  const folders = sources.flatMap((path) => /^.*node_modules\/(@[^/]+\/)?[^/]+(?=\/)/.exec(path)?.[0] ?? []);
+  const parts = [...new Set(folders)].sort().map((folder) => {
+    const { name, version, license } = JSON.parse(readFileSync(join(ROOT, folder, 'package.json'), 'utf8'));
+    return `${name} ${version}\n\n${licenseIn(join(ROOT, folder)) ?? `License: ${license}\n`}`;
+  });
+  const version = versionOf(node);
+  const ofNode = licenseIn(dirname(dirname(node))) ?? `See https://github.com/nodejs/node/blob/v${version}/LICENSE\n`;
+  writeFileSync(licenses, [`Node.js ${version}\n\n${ofNode}`, ...parts].join(`\n${'='.repeat(80)}\n\n`));
+}
+
+/** The text of the licence of a package; undefined if the package has none. */
+function licenseIn(folder) {
+  const names = readdirSync(folder).filter((name) => /^(licen[cs]e|copying|notice)/i.test(name));
+  return names.length === 0 ? undefined : names.map((name) => readFileSync(join(folder, name), 'utf8')).join('\n');
 }
 
 /** The executable loads only itself and modules of Node, so each package must be in a bundle. */

@@ -83,6 +83,17 @@ test('it prints the completion scripts and the manual pages of the package', opt
   assert.deepEqual(readdirSync(join(home, 'man')).sort(), readdirSync(join(ROOT, 'dist/man')).sort());
 });
 
+test('the file with licences names Node and each package whose library is in the executable', options, () => {
+  const parts = readFileSync(join(PROGRAM, '../LICENSES.txt'), 'utf8').split(`\n${'='.repeat(80)}\n\n`);
+  const names = parts.map((part) => part.split(' ', 1)[0]!);
+  const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { dependencies: object };
+  for (const name of ['Node.js', `@libsql/linux-${process.arch}-gnu`, ...Object.keys(dependencies)])
+    assert.ok(names.includes(name), name);
+  const packages = parts.map((part) => part.split('\n', 1)[0]);
+  assert.equal(new Set(packages).size, packages.length);
+  for (const part of parts) assert.match(part, /licen[cs]e|copyright/i);
+});
+
 test('each bundle comes from its code cache', options, async (t) => {
   const home = tempDir(t);
   const preload = join(home, 'preload.cjs');
