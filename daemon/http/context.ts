@@ -364,10 +364,10 @@ export class RequestContext {
     });
   }
 
-  /** A result with a list that all its readers share. @param role if the list contains only the VMs with a role */
-  snapshot(snapshot: Snapshot, role: string | undefined): Result {
+  /** A result with a list that all its readers share. */
+  snapshot(snapshot: Snapshot): Result {
     const { registry, scheduler, responses, listTags } = this.services;
-    const tag = listTags.ofSnapshot(snapshot, () => this.listTag(role));
+    const tag = listTags.ofSnapshot(snapshot, () => this.#tagOf(snapshot.stamp));
     return this.#unlessKnown(tag, { warming: this.#warmingOf(snapshot) }, () => {
       const now = () => registry.clock.listening();
       const length = snapshotLength(snapshot);
@@ -380,14 +380,19 @@ export class RequestContext {
   }
 
   /**
-   * The weak ETag of the list that the request asks for. Compute it before the list, so that it is never newer.
+   * The weak ETag of the list that the request asks for. Compute it before the list: a newer list with this tag is only sent
+   * again, but an older list with a newer tag would hide the change from later requests.
    * @param role if the list contains only VMs with a role
    */
   listTag(role: string | undefined): string {
-    const { registry, listTags } = this.services;
+    return this.#tagOf(this.services.registry.stamp(role));
+  }
+
+  /** @param stamp of the listed VMs */
+  #tagOf(stamp: string): string {
     // A long poll returns the same list as a request that does not wait.
     const { wait: _wait, min: _min, ...query } = this.queryParams;
-    return listTags.of(registry.stamp(role), [this.route!.path, this.params, query, this.readFilter]);
+    return this.services.listTags.of(stamp, [this.route!.path, this.params, query, this.readFilter]);
   }
 
   /** A result with a tag, or 304 if the client has the list already. @param encode creates the body */

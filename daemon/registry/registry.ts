@@ -75,7 +75,7 @@ export class Registry {
   readonly #limits: RegistryLimits | undefined;
   readonly #onDeregister: RegistryOptions['onDeregister'];
   readonly #onMove: RegistryOptions['onMove'];
-  readonly #index = new VmIndex();
+  readonly #index = new VmIndex(() => `${this.positions.current} ${this.clock.now()}`);
   readonly #liveness: Liveness;
   readonly #pending: PendingChanges;
   /** Number of {@link commitTokens} in progress. */
@@ -415,12 +415,12 @@ export class Registry {
 
   /**
    * A text that changes when the membership, the declared fields, the liveness or the health of VMs change. It also differs between copies
-   * of this registry that have had different changes. It does not sweep, so it is never newer than a list that is read
-   * immediately before or later.
+   * of this registry that have had different changes. Sweeps first. A list that is read later is the one of this stamp or a newer one.
    * @param role only of the VMs with this role
    */
   stamp(role?: string): string {
-    return this.#index.stamp(role, () => `${this.positions.current} ${this.clock.now()}`);
+    this.sweep();
+    return this.#index.stamp(role);
   }
 
   isStale(entry: VmRecord): boolean {

@@ -11,17 +11,24 @@ export interface Filter {
   parentId?: string | undefined;
 }
 
-/** The VMs of a role that no VM has ever had. Clients may ask for any role, so nothing is stored for it. */
-const NONE = new VmOrder();
-
 export class VmIndex {
   readonly #entries = new Map<string, VmRecord>();
   #bytes = 0;
-  readonly #order = new VmOrder();
+  readonly #moment: () => string;
+  readonly #order: VmOrder;
+  /** The VMs of a role that no VM has ever had. Clients may ask for any role, so nothing is stored for it. */
+  readonly #none: VmOrder;
   readonly #byRole = new Map<string, VmOrder>();
   /** All VMs, newest registration first. Shared by all lists until the next change, because slow clients retain it. */
   #newestFirst: readonly VmRecord[] | undefined;
   readonly lineage = new Lineage((id) => this.#entries.get(id));
+
+  /** @param moment as for {@link VmOrder} */
+  constructor(moment: () => string) {
+    this.#moment = moment;
+    this.#order = new VmOrder(moment);
+    this.#none = new VmOrder(moment);
+  }
 
   get(id: string): VmRecord | undefined {
     return this.#entries.get(id);
@@ -52,7 +59,7 @@ export class VmIndex {
     if (before && (isRenewed || before.role !== role)) this.#byRole.get(before.role)?.remove(before);
     this.#entries.set(id, entry);
     this.#order.put(entry);
-    const ofRole = this.#byRole.get(role) ?? new VmOrder();
+    const ofRole = this.#byRole.get(role) ?? new VmOrder(this.#moment);
     this.#byRole.set(role, ofRole);
     ofRole.put(entry);
     this.#bytes += entry.weight - (before?.weight ?? 0);
@@ -83,8 +90,8 @@ export class VmIndex {
   }
 
   /** As {@link VmOrder.stamp}, of all VMs or of the VMs with a role. */
-  stamp(role: string | undefined, moment: () => string): string {
-    return this.#ofRole(role).stamp(moment);
+  stamp(role: string | undefined): string {
+    return this.#ofRole(role).stamp;
   }
 
   /**
@@ -144,7 +151,7 @@ export class VmIndex {
 
   /** @param role undefined for all VMs */
   #ofRole(role: string | undefined): VmOrder {
-    return role === undefined ? this.#order : (this.#byRole.get(role) ?? NONE);
+    return role === undefined ? this.#order : (this.#byRole.get(role) ?? this.#none);
   }
 }
 

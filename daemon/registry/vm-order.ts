@@ -72,6 +72,7 @@ class Block {
 export class VmOrder {
   /** None is empty. */
   readonly #blocks: Block[] = [];
+  readonly #moment: () => string;
   readonly #snapshots: { [view in View]?: Snapshot | undefined } = {};
   #size = 0;
   /** Number of changes to membership, declared fields, liveness and health. */
@@ -80,17 +81,24 @@ export class VmOrder {
   /** Time of the last {@link snapshot} on the listening clock; infinite if no JSON is cached. */
   #readAt = Number.POSITIVE_INFINITY;
 
+  /**
+   * @param moment called for the first stamp after a change. It distinguishes two copies of this process, such as a VM and its
+   * clone, that have counted as many changes
+   */
+  constructor(moment: () => string) {
+    this.#moment = moment;
+  }
+
   get size(): number {
     return this.#size;
   }
 
   /**
-   * A text that changes with the membership, the declared fields, the liveness and the health of the VMs.
-   * @param moment called for the first text after a change. It distinguishes two copies of this process, such as a VM and its
-   * clone, that have counted as many changes
+   * A text that changes with the membership, the declared fields, and the liveness and health of the VMs as far as
+   * {@link invalidate} has reported them.
    */
-  stamp(moment: () => string): string {
-    this.#stamp ??= `${this.#generation} ${moment()}`;
+  get stamp(): string {
+    this.#stamp ??= `${this.#generation} ${this.#moment()}`;
     return this.#stamp;
   }
 
@@ -157,7 +165,7 @@ export class VmOrder {
     let snapshot = this.#snapshots[view];
     if (snapshot === undefined) {
       const parts = this.#blocks.map((block) => block.part(view, isLive));
-      snapshot = new Snapshot(view === 'all' ? parts.reverse() : parts);
+      snapshot = new Snapshot(view === 'all' ? parts.reverse() : parts, this.stamp);
       this.#snapshots[view] = snapshot;
     }
     return snapshot;

@@ -116,10 +116,13 @@ export class Snapshot {
   readonly count: number;
   /** Bytes of the entries' JSON and the commas between them. */
   readonly size: number;
+  /** The stamp of the {@link VmOrder} at this moment. */
+  readonly stamp: string;
   #json: string | undefined;
   #encodedAt = 0;
 
-  constructor(parts: readonly Part[]) {
+  constructor(parts: readonly Part[], stamp: string) {
+    this.stamp = stamp;
     this.parts = parts.filter(({ entries }) => entries.length > 0);
     this.count = this.parts.reduce((sum, { entries }) => sum + entries.length, 0);
     this.size = Math.max(0, this.parts.reduce((sum, { size }) => sum + size, 0) - 1);

@@ -60,7 +60,7 @@ function respond(
   tag?: string,
 ): Result {
   const { registry } = ctx.services;
-  if (isShared(ctx, query)) return ctx.snapshot(registry.liveSnapshot(role), role);
+  if (isShared(ctx, query)) return ctx.snapshot(registry.liveSnapshot(role));
   if (!query.strict) return ctx.entries(found, { tag });
   // In strict mode, compute the warming header from the omitted VMs as well, because their liveness is uncertain.
   return ctx.entries(found, { offered: registry.discover(role, { ...query, strict: false }) });

@@ -26,7 +26,7 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
   const { role, status, parentId, selector, sort, limit, after } = query;
   const { registry } = ctx.services;
   const isFiltered = (status ?? parentId ?? selector ?? limit ?? after ?? ctx.readFilter) !== undefined;
-  if (!isFiltered && sort === 'registered' && ctx.isPlain) return ctx.snapshot(registry.snapshot(role), role);
+  if (!isFiltered && sort === 'registered' && ctx.isPlain) return ctx.snapshot(registry.snapshot(role));
   // Heartbeats change the order `seen`.
   const tag = sort === 'seen' ? undefined : ctx.listTag(role);
   if (sort === 'registered' || sort === 'id') return listPage(ctx, query, sort, tag);

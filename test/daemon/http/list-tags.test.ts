@@ -108,6 +108,18 @@ test('a list that the client has already is 304 without a body, for GET and HEAD
   }
 });
 
+test('a list is sent again as soon as a lease in it has expired, before any sweep', async (t) => {
+  for (const path of [...LISTS, '/registry/vms?limit=1', '/registry/vms?sort=name']) {
+    const app = await serveApp(t);
+    for (const id of ['a', 'b']) await app.registry.register(prod(id));
+    const tag = await tagOf(app, path);
+    app.clock.pass(STALE_AFTER + 1);
+    const answer = await fetch(app.url + path, { headers: { 'if-none-match': tag } });
+    assert.equal(answer.status, 200, path);
+    await answer.text();
+  }
+});
+
 test('a 304 has the warming header while the list may include dead VMs', async (t) => {
   const app = await serveApp(t);
   for (const id of ['a', 'b']) await app.registry.register(prod(id));

@@ -14,7 +14,7 @@ function entry(id: string, created: number, more: Partial<Registration> = {}, he
 const ids = (entries: Iterable<VmRecord>) => [...entries].map(({ vm }) => vm.id).join('');
 
 test('lists are newest registration first, and live VMs oldest registration first', () => {
-  const index = new VmIndex();
+  const index = new VmIndex(() => '');
   for (const [i, id] of ['a', 'b', 'c'].entries()) index.put(entry(id, i));
   assert.equal(ids(index.list({}, 0)), 'cba');
   assert.equal(ids(index.list({ role: 'worker' }, 0)), 'cba');
@@ -24,7 +24,7 @@ test('lists are newest registration first, and live VMs oldest registration firs
 });
 
 test('an entry that is replaced keeps its place, and one that was removed and added again goes to the end', () => {
-  const index = new VmIndex();
+  const index = new VmIndex(() => '');
   for (const [i, id] of ['a', 'b', 'c'].entries()) index.put(entry(id, i));
   const again = entry('a', 0, { name: 'two' });
   index.put(again);
@@ -38,7 +38,7 @@ test('an entry that is replaced keeps its place, and one that was removed and ad
 });
 
 test('an entry that changes its role leaves the old role and is sorted into the new one', () => {
-  const index = new VmIndex();
+  const index = new VmIndex(() => '');
   for (const [i, id] of ['a', 'b', 'c', 'd'].entries()) index.put(entry(id, i, { role: i % 2 ? 'infra' : 'worker' }));
   index.put(entry('c', 2, { role: 'infra' }));
   assert.equal(ids(index.live('worker', 0)), 'a');
@@ -51,7 +51,7 @@ test('an entry that changes its role leaves the old role and is sorted into the 
 });
 
 test('a change of role compares few VMs, however many there are', () => {
-  const index = new VmIndex();
+  const index = new VmIndex(() => '');
   let reads = 0;
   for (let i = 0; i < 2000; i++) {
     const each = entry(`vm-${i}`, i);
@@ -77,7 +77,7 @@ test('a change of role compares few VMs, however many there are', () => {
 });
 
 test('status=running omits VMs whose lease began before the horizon; other filters ignore the horizon', () => {
-  const index = new VmIndex();
+  const index = new VmIndex(() => '');
   index.put(entry('a', 0, {}, 9));
   index.put(entry('b', 1, {}, 10));
   index.put(entry('c', 2, { status: 'paused' }, 9));
@@ -89,7 +89,7 @@ test('status=running omits VMs whose lease began before the horizon; other filte
 });
 
 test('an entry whose registration is renewed moves to the end of every order', () => {
-  const index = new VmIndex();
+  const index = new VmIndex(() => '');
   for (const [i, id] of ['a', 'b', 'c'].entries()) index.put(entry(id, i, { parentId: 'p' }));
   index.put(entry('a', 3, { role: 'infra', parentId: 'p' }));
   index.put(entry('b', 1, { role: 'infra', parentId: 'p' }));
