@@ -68,6 +68,11 @@ const ITEM_ERRORS: readonly ErrorCode[] = [
   'OUTCOME_UNKNOWN',
 ];
 
+/** An unknown outcome is the worst failure, because a script that repeats the batch could make the change twice. */
+function severityOf({ code, exit }: VregError): number {
+  return code === 'OUTCOME_UNKNOWN' ? Number.POSITIVE_INFINITY : exit;
+}
+
 /**
  * Reports the failures of a batch. Does nothing if there are none. Rethrows the failure if the batch had one item; otherwise
  * prints one line per failure and throws an error with the worst exit code.
@@ -82,7 +87,7 @@ export function throwFailed<T>(
   if (failed.length === 0) return;
   for (const { error } of failed) if (!(error instanceof VregError)) throw error;
   const errors = failed as readonly { item: T; error: VregError }[];
-  const worst = errors.reduce((a, b) => (b.error.exit > a.error.exit ? b : a)).error;
+  const worst = errors.reduce((a, b) => (severityOf(b.error) > severityOf(a.error) ? b : a)).error;
   const counts = new Map<VregError, number>();
   for (const { error } of errors) counts.set(error, (counts.get(error) ?? 0) + 1);
   // An error that several items share, such as that of the request that sent them all, is not about one of them.

@@ -1,6 +1,7 @@
 /** One thing done to many: `rm`, `update`, `pause`, `heartbeat`, `register -f`. */
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
+import { text } from 'node:stream/consumers';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
@@ -83,6 +84,43 @@ test('an unreachable registry is reported once, not once per VM', async () => {
   assert.equal(code, 8);
   assert.match(stderr, /^vreg: 30 of 30 failed: cannot reach the registry at .*\nhint: .*\n$/);
 });
+
+const BATCHES: readonly [command: string, argv: readonly string[], stdin?: string][] = [
+  ['pause', ['pause', 'a', 'lost', 'busy']],
+  ['stop', ['stop', 'a', 'busy', 'lost']],
+  ['resume', ['resume', 'lost', 'busy', 'a']],
+  ['update', ['update', 'a', 'busy', 'lost', '--name', 'x']],
+  ['rm', ['rm', 'a', 'busy', 'lost', '--yes']],
+  ['prune', ['prune', '--older-than', '1m', '--yes']],
+  ['register -f', ['register', '-f', '-'], namesAsLines(['a', 'busy', 'lost'])],
+  ['import', ['import', '-f', '-', '--yes'], namesAsLines(['a', 'busy', 'lost'])],
+];
+
+function namesAsLines(ids: readonly string[]): string {
+  return ids.map((id) => `${JSON.stringify(aVm({ id }))}\n`).join('');
+}
+
+for (const [command, argv, stdin] of BATCHES) {
+  test(`an unknown outcome within ${command} determines the exit code and the hint, not a busy registry`, async (t) => {
+    const url = await stub(t, async (request, response) => {
+      const target = `${request.url} ${await text(request)}`;
+      const stale = { ...aVm({ id: 'a' }), lastSeen: '2026-01-01T00:00:00.000Z' };
+      if (request.method === 'GET' && /vms\/\w/.test(target)) return json(response, 200, stale);
+      if (request.method === 'GET') {
+        // An import adds the VMs that are not registered; only prune needs some that are.
+        const vms = command === 'prune' ? ['a', 'busy', 'lost'].map((id) => ({ ...stale, id })) : [];
+        return json(response, 200, { vms, count: vms.length });
+      }
+      if (target.includes('busy')) return json(response, 503, { error: 'busy' });
+      if (target.includes('lost')) return void request.socket.destroy();
+      return json(response, 200, aVm({ id: 'a' }));
+    });
+    const { code, stderr } = await vreg(argv, { url, ...(stdin === undefined ? {} : { stdin }) });
+    assert.equal(code, 6, stderr);
+    assert.match(stderr, /^vreg: lost: no response to \w+ from .*; the change may have been made$/m);
+    assert.match(stderr, /\nvreg: 2 of 3 failed\nhint: see whether it took effect: vreg get lost\n$/);
+  });
+}
 
 test('heartbeats of many are one request to a vreg daemon, and one each to the original registry', async (t) => {
   const app = await serveApp(t);
