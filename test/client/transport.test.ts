@@ -54,7 +54,9 @@ async function outcome(sent: Promise<{ status: number; text: string }>): Promise
 }
 
 const OK = 'HTTP/1.1 200 OK\r\n';
-const CHUNKED = `${OK}transfer-encoding: chunked\r\n\r\n`;
+const LENGTH = 'content-length: 2\r\n';
+const CHUNKS = 'transfer-encoding: chunked\r\n';
+const CHUNKED = `${OK}${CHUNKS}\r\n`;
 
 /** Bytes of the server, which then closes the connection if `end` is set, and the outcome. */
 const ANSWERS: readonly { name: string; bytes: string; end?: true; ends: string }[] = [
@@ -79,6 +81,11 @@ const ANSWERS: readonly { name: string; bytes: string; end?: true; ends: string 
   { name: 'a TLS alert', bytes: '\u0015\u0003\u0001\u0000\u0002\u0002\u0046', ends: 'INVALID_HTTP' },
   { name: 'a wrong chunk size', bytes: `${CHUNKED}x\r\n`, ends: 'INVALID_HTTP' },
   { name: 'a wrong length', bytes: `${OK}content-length: two\r\n\r\nok`, ends: 'INVALID_HTTP' },
+  { name: 'two equal lengths', bytes: `${OK}${LENGTH}${LENGTH}\r\nok`, ends: 'INVALID_HTTP' },
+  { name: 'two lengths', bytes: `${OK}${LENGTH}content-length: 3\r\n\r\nok`, ends: 'INVALID_HTTP' },
+  { name: 'a list of lengths', bytes: `${OK}content-length: 2, 2\r\n\r\nok`, ends: 'INVALID_HTTP' },
+  { name: 'a length and chunks', bytes: `${OK}${LENGTH}${CHUNKS}\r\n2\r\nok\r\n0\r\n\r\n`, ends: 'INVALID_HTTP' },
+  { name: 'chunks and a length', bytes: `${OK}${CHUNKS}${LENGTH}\r\n2\r\nok\r\n0\r\n\r\n`, ends: 'INVALID_HTTP' },
   { name: 'huge headers', bytes: `${OK}a: ${'b'.repeat(20_000)}\r\n\r\n`, ends: 'HPE_HEADER_OVERFLOW' },
   {
     name: 'a switch to another protocol',
@@ -101,6 +108,7 @@ const LOST_ANSWERS: Readonly<Record<string, (socket: Socket) => void>> = {
   'half a head': (socket) => socket.end(OK),
   'half a body': (socket) => socket.end(`${OK}content-length: 9\r\n\r\nhalf`),
   'another protocol': (socket) => socket.write('SSH-2.0-OpenSSH_9.2\r\n'),
+  'two lengths': (socket) => socket.write(`${OK}${LENGTH}${LENGTH}\r\nok`),
   'a wrong chunk size': (socket) => socket.write(`${CHUNKED}x\r\n`),
   'huge headers': (socket) => socket.write(`${OK}a: ${'b'.repeat(20_000)}\r\n\r\n`),
   'the 502 of a proxy': (socket) => socket.write('HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n'),
@@ -397,6 +405,8 @@ const FAILURES: Readonly<Record<string, (socket: Socket) => void>> = {
   'a reset connection': (socket) => socket.resetAndDestroy(),
   'another protocol': (socket) => socket.write('SSH-2.0-OpenSSH_9.2\r\n'),
   'huge headers': (socket) => socket.write(`${OK}a: ${'b'.repeat(20_000)}\r\n\r\n`),
+  'two lengths': (socket) => socket.write(`${OK}${LENGTH}${LENGTH}\r\nok`),
+  'a length and chunks': (socket) => socket.write(`${OK}${LENGTH}${CHUNKS}\r\n2\r\nok\r\n0\r\n\r\n`),
   'a silent server': () => {},
   'a web page': (socket) => socket.write(`${OK}content-type: text/html\r\ncontent-length: 6\r\n\r\n<html>`),
   'a redirect': (socket) => socket.write('HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n'),

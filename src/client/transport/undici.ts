@@ -25,10 +25,11 @@ const CONNECTIONS = 8;
 const CODES: Readonly<Record<string, string>> = {
   UND_ERR_SOCKET: CONNECTION_LOST,
   UND_ERR_DESTROYED: CONNECTION_LOST,
-  UND_ERR_RES_CONTENT_LENGTH_MISMATCH: CONNECTION_LOST,
   // A chunked body ends without its last chunk.
   HPE_INVALID_EOF_STATE: CONNECTION_LOST,
   HTTPParserError: INVALID_HTTP,
+  // The head has two lengths, or a length besides `transfer-encoding: chunked`.
+  UND_ERR_RES_CONTENT_LENGTH_MISMATCH: INVALID_HTTP,
   UND_ERR_HEADERS_OVERFLOW: HEADERS_TOO_LARGE,
 };
 
