@@ -2,13 +2,30 @@
  * Preloaded into each server under test with `node --import`. Answers questions of the benchmark over the IPC channel, so that the
  * server needs no code for it.
  */
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { isMainThread } from 'node:worker_threads';
 
-/** Milliseconds between two samples of the event-loop delay. Each sample includes this time. */
-const RESOLUTION = 1;
+/** Milliseconds between two ticks of the sampler, the shortest time of a timer. */
+const TICK = 1;
 
-const delay = monitorEventLoopDelay({ resolution: RESOLUTION });
+let sampler;
+
+/** Measures for how long the event loop is blocked: each tick that is late shows a block of this length. */
+function startSampler() {
+  const started = performance.now();
+  const blocks = [];
+  let last = started;
+  const timer = setInterval(() => {
+    const now = performance.now();
+    if (now - last > TICK) blocks.push(now - last - TICK);
+    last = now;
+  }, TICK);
+  return {
+    stop() {
+      clearInterval(timer);
+      return { time: performance.now() - started, blocks };
+    },
+  };
+}
 
 const QUESTIONS = {
   /** CPU time of all threads since the start in microseconds; memory, and its peak since the start, in bytes. */
@@ -17,16 +34,11 @@ const QUESTIONS = {
     const peak = process.resourceUsage().maxRSS * 1024;
     return { cpu: user + system, memory: process.memoryUsage.rss(), peak };
   },
-  startDelay() {
-    delay.reset();
-    return delay.enable();
+  startSampler() {
+    sampler = startSampler();
   },
-  /** Event-loop delay since `startDelay`, in milliseconds. */
-  stopDelay() {
-    delay.disable();
-    const ms = (nanoseconds) => Math.max(0, nanoseconds / 1e6 - RESOLUTION);
-    return { p50: ms(delay.percentile(50)), p99: ms(delay.percentile(99)), max: ms(delay.max) };
-  },
+  /** Milliseconds since `startSampler`, and those of each block of the event loop. */
+  stopSampler: () => sampler.stop(),
 };
 
 // The worker threads of the server preload this file, too.

@@ -9,6 +9,7 @@ import { heapTooSmall, neededHeap } from '../../daemon/limits.ts';
 import type { Issued } from '../helpers/certificates.ts';
 import { BIN, cleanEnv } from '../helpers/daemon.ts';
 import { killAtExit } from './cleanup.ts';
+import type { Blocks } from './event-loop.ts';
 import type { Target } from './load.ts';
 
 const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.mjs')).href;
@@ -25,13 +26,6 @@ export interface Usage {
   memory: number;
   /** Its maximum since the start, bytes. */
   peak: number;
-}
-
-/** Event-loop delay in milliseconds. */
-export interface Delay {
-  p50: number;
-  p99: number;
-  max: number;
 }
 
 export interface Server extends Target {
@@ -51,12 +45,13 @@ export class Probe {
     return this.#ask('usage');
   }
 
-  async startDelay(): Promise<void> {
-    await this.#ask('startDelay');
+  async startSampler(): Promise<void> {
+    await this.#ask('startSampler');
   }
 
-  stopDelay(): Promise<Delay> {
-    return this.#ask('stopDelay');
+  /** @returns the blocks of the event loop since the start of the sampler */
+  stopSampler(): Promise<Blocks> {
+    return this.#ask('stopSampler');
   }
 
   #ask<T>(question: string): Promise<T> {
