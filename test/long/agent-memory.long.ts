@@ -1,4 +1,7 @@
-/** An agent that runs for weeks: heartbeats over real connections, on a clock that the test advances. */
+/**
+ * An agent that runs for weeks: heartbeats over real connections, on a clock that the test advances. Set VREG_AGENT_HEARTBEATS to
+ * change their number.
+ */
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync } from 'node:fs';
 import test, { type TestContext } from 'node:test';
@@ -15,7 +18,7 @@ import { until } from '../helpers/until.ts';
 
 /** Heartbeats until all code has run and all buffers have been allocated. */
 const WARM_UP = 2000;
-const HEARTBEATS = 100_000;
+const HEARTBEATS = Number(process.env.VREG_AGENT_HEARTBEATS ?? 60_000);
 /** Heartbeats of an agent whose identity is in a file: each one waits for the disk several times. */
 const FILED = 1000;
 /** Bytes by which the heap may differ: one word per heartbeat. */
