@@ -62,7 +62,7 @@ async function allExit(pids: readonly number[]): Promise<void> {
 const FAMILY = 'sleep 300 & echo $! >>pids; echo $$ >>pids; wait; sleep 300';
 
 /** A script that kills vreg as early as possible. */
-const KILLER = 'kill -KILL $PPID; echo $$ >>pids; exec sleep 300';
+const KILLER = 'echo $$ >>pids; kill -KILL $PPID; exec sleep 300';
 
 /** Commands that run {@link FAMILY}. */
 const RUNNERS: readonly [name: string, args: readonly string[]][] = [
