@@ -272,7 +272,10 @@ export class HeartbeatBuffer {
     try {
       await this.#store.saveHeartbeats(this.#take(entries), listened, changes);
     } catch (error) {
-      for (const entry of entries) {
+      // A VM may have sent another heartbeat during the save. Each is in the buffer once, also after many failures.
+      const unsaved = new Set([...entries, ...this.#heard]);
+      this.#heard = [];
+      for (const entry of unsaved) {
         this.delete(entry);
         if (isCurrent(entry)) this.add(entry);
       }

@@ -200,3 +200,23 @@ test('a save of heartbeats that fails half-way retains those that it has read an
   assert.deepEqual(saved, ['a', 'b']);
   assert.equal(buffer.isEmpty, true);
 });
+
+test('a VM that sends a heartbeat during each failing save is in the buffer once', async () => {
+  const store = new MemoryStore();
+  const buffer = new HeartbeatBuffer(store);
+  const a = aRecord('a');
+  buffer.add(a);
+  store.saveHeartbeats = async (heartbeats) => {
+    assert.equal([...heartbeats].length, 1);
+    buffer.add(a);
+    throw new Error('disk');
+  };
+  for (let failure = 1; failure <= 5; failure++) {
+    let examined = 0;
+    await assert.rejects(
+      buffer.save(0, () => ++examined > 0),
+      { message: 'disk' },
+    );
+    assert.equal(examined, 1);
+  }
+});
