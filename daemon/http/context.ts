@@ -234,6 +234,8 @@ export class RequestContext {
    */
   destroyWhenRevoked(): void {
     const { response } = this;
+    // A destroyed response has already emitted "close", which would end the subscription.
+    if (response.destroyed) return;
     response.once(
       'close',
       whenAborted([this.principal.revoked], () => response.destroy()),

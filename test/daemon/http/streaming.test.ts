@@ -3,7 +3,7 @@
  * served meanwhile.
  */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { get, IncomingMessage, ServerResponse } from 'node:http';
 import { connect, Socket } from 'node:net';
 import { Writable } from 'node:stream';
@@ -206,6 +206,23 @@ test('a client that aborts a long list leaves no error in the log', async (t) =>
     logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
     [],
   );
+});
+
+test('a long poll for a long list leaves no listener behind when its client leaves', async (t) => {
+  const { at, registry } = await largeRegistry(t);
+  const signals = new Set<AbortSignal>();
+  const { addEventListener } = AbortSignal.prototype;
+  t.mock.method(AbortSignal.prototype, 'addEventListener', function (this: AbortSignal, ...args: [string, () => void]) {
+    signals.add(this);
+    addEventListener.apply(this, args);
+  });
+  const listeners = () => [...signals].reduce((sum, signal) => sum + getEventListeners(signal, 'abort').length, 0);
+  const socket = connect(at);
+  const min = registry.counts.vms + 1;
+  socket.write(`GET /registry/discover/worker?wait=30s&min=${min} HTTP/1.1\r\nHost: a\r\n\r\n`);
+  await until('the long poll waits', () => listeners() > 0);
+  socket.destroy();
+  await until('the long poll has ended', () => listeners() === 0);
 });
 
 test('a read of one VM is answered while expensive selectors are evaluated', async (t) => {
