@@ -109,7 +109,7 @@ export class SnapshotBody {
 
   /** Sends the body and ends the response. @param failed called if a part cannot be encoded */
   send(response: ServerResponse, failed: (error: unknown) => void): void {
-    const { parts, count } = this.#snapshot;
+    const { parts, count, maxLag } = this.#snapshot;
     let at = 0;
     let batch: EncodedPart[] = [];
     const releaseBatch = () => {
@@ -125,7 +125,7 @@ export class SnapshotBody {
       response.cork();
       if (at === 0) response.write('{"vms":[');
       for (; at < parts.length && bytes < BATCH_SIZE; at++) {
-        const encoded = parts[at]!.acquire(this.#now());
+        const encoded = parts[at]!.acquire(this.#now(), maxLag);
         batch.push(encoded);
         // Each part begins with a comma.
         response.write(at === 0 ? encoded.bytes.subarray(1) : encoded.bytes);

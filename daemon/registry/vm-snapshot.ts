@@ -36,17 +36,21 @@ export class Part {
     this.size = entries.reduce((sum, { size }) => sum + 1 + size, 0);
   }
 
-  /** The JSON, at most {@link MAX_LAG} old. The caller decrements `readers` when it is sent. @param now on the listening clock */
-  acquire(now: number): EncodedPart {
-    const encoded = this.#encode(now);
+  /**
+   * The JSON. The caller decrements `readers` when it is sent.
+   * @param now on the listening clock
+   * @param maxLag milliseconds by which `lastSeen` may lag
+   */
+  acquire(now: number, maxLag = MAX_LAG): EncodedPart {
+    const encoded = this.#encode(now, maxLag);
     encoded.readers++;
     return encoded;
   }
 
-  #encode(now: number): EncodedPart {
+  #encode(now: number, maxLag: number): EncodedPart {
     let encoded = this.#encoded;
     if (encoded === undefined) encoded = { bytes: encode(this.entries), readers: 0 };
-    else if (now - this.#encodedAt < MAX_LAG) return encoded;
+    else if (now - this.#encodedAt < maxLag) return encoded;
     else {
       // Reusing the bytes avoids garbage: 31 MB of it per second would keep the garbage collector busy.
       if (encoded.readers > 0) encoded = { bytes: Buffer.from(encoded.bytes), readers: 0 };
@@ -128,6 +132,11 @@ export class Snapshot {
     this.size = Math.max(0, this.parts.reduce((sum, { size }) => sum + size, 0) - 1);
   }
 
+  /** Milliseconds by which `lastSeen` may lag. It is exact in an answer with one VM. */
+  get maxLag(): number {
+    return this.count > 1 ? MAX_LAG : 0;
+  }
+
   /** The VMs whose liveness is uncertain, see {@link isUncertain}. */
   uncertain(certainFrom: number): VmRecord[] {
     const found: VmRecord[] = [];
@@ -137,8 +146,7 @@ export class Snapshot {
 
   /** The JSON of the entries, separated by commas, for a short list. @param now on the listening clock */
   json(now: number): string {
-    // `lastSeen` is exact in an answer with one VM.
-    if (this.#json !== undefined && this.count > 1 && now - this.#encodedAt < MAX_LAG) return this.#json;
+    if (this.#json !== undefined && now - this.#encodedAt < this.maxLag) return this.#json;
     this.#json = this.parts.flatMap(({ entries }) => entries.map(({ json }) => json)).join(',');
     this.#encodedAt = now;
     return this.#json;

@@ -181,3 +181,19 @@ test('a VM that has just been registered or has gone stale is in or out of the n
   clock.pass(STALE_AFTER - 1499);
   assert.deepEqual(await ids(), ['b']);
 });
+
+test('lastSeen is exact in a list with one VM, however large its entry', async (t) => {
+  const { url, registry, clock } = await serveApp(t);
+  await registry.register(aVm({ id: 'large', metadata: { text: 'x'.repeat(100_000) } }));
+  for (const path of [DISCOVER, '/registry/vms']) {
+    for (let n = 0; n < 3; n++) {
+      const { vms } = (await call(url, 'GET', path)).body as { vms: { lastSeen: string }[] };
+      assert.deepEqual(
+        vms.map(({ lastSeen }) => lastSeen),
+        [registry.get('large').lastSeen],
+      );
+      clock.pass(100);
+      registry.heartbeat('large');
+    }
+  }
+});
