@@ -280,8 +280,11 @@ export class Registry {
         }
       },
     );
-    if (decisions.length > 0) await this.#pending.commitAll(decisions, forEach);
-    this.#liveness.sort();
+    try {
+      if (decisions.length > 0) await this.#pending.commitAll(decisions, forEach);
+    } finally {
+      this.#liveness.sort();
+    }
     return outcomes;
   }
 

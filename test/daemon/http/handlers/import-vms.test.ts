@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Registry } from '../../../../daemon/registry/registry.ts';
+import type { ForEach } from '../../../../daemon/store/store.ts';
 import { type Imported, MAX_IMPORT, MAX_IMPORT_BODY, type VmList } from '../../../../src/protocol/api.ts';
 import { VregError } from '../../../../src/protocol/errors.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
@@ -93,6 +94,23 @@ test('leases of imported VMs expire in the order of their last signs of life', a
   }
   assert.deepEqual(events.lines(), ['synced', 'stale a', 'stale b', 'stale c']);
   assert.deepEqual(await idsOf(app.url, '/registry/discover/worker'), ['before']);
+});
+
+test('leases of imported VMs expire in order even if the import fails when they are visible', async (t) => {
+  const { registry, clock } = await serveApp(t);
+  await registry.register(aVm({ id: 'before' }));
+  clock.pass(10_000);
+  let calls = 0;
+  const forEach: ForEach = async (items, act) => {
+    for (const item of items) act(item);
+    // The last call makes the VMs visible.
+    if (++calls === 4) throw new Error('interrupted');
+  };
+  const seen = new Date(clock.now() - LEASE + 1000).toISOString();
+  const entry = { ...aVm({ id: 'a' }), lastSeen: seen };
+  await assert.rejects(registry.import([entry], { forEach }), { message: 'interrupted' });
+  clock.pass(1001);
+  assert.equal(registry.counts.stale, 1);
 });
 
 test('times in the future become the current time, and absent ones count as the registration', async (t) => {
