@@ -39,13 +39,9 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
 }
 
 function readQuery(ctx: RequestContext): Query {
-  const {
-    role,
-    status,
-    selector,
-    sort = 'registered',
-    after,
-  } = ctx.query('role', 'status', 'selector', 'sort', 'after');
+  const { role, status, selector, sort = 'registered' } = ctx.query('role', 'status', 'selector', 'sort');
+  // An empty cursor in a script must not start again with the first page.
+  const after = ctx.nonEmpty('after');
   const limit = ctx.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);

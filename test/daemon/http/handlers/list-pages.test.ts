@@ -113,6 +113,7 @@ test('a cursor that is malformed, or belongs to another sort or filter, is 400 a
     [`?selector=env&after=${byRegistration}`, /another sort or other filters/],
     [`?parentId=vm-1&after=${byRegistration}`, /another sort or other filters/],
     [`?sort=name&after=${byId}`, /a list with sort=name has no pages \(only with sort=registered, id\)/],
+    ['?limit=2&after=', /after is empty/],
     ['?after=7', /"7" is not a cursor/],
     [`?after=${forged({ place: 1 })}`, /is not a cursor/],
     [`?after=${forged([1])}`, /is not a cursor/],
