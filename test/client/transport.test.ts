@@ -56,6 +56,7 @@ async function outcome(sent: Promise<{ status: number; text: string }>): Promise
 const OK = 'HTTP/1.1 200 OK\r\n';
 const LENGTH = 'content-length: 2\r\n';
 const CHUNKS = 'transfer-encoding: chunked\r\n';
+const CLOSE = 'connection: close\r\n';
 const CHUNKED = `${OK}${CHUNKS}\r\n`;
 
 /** Bytes of the server, which then closes the connection if `end` is set, and the outcome. */
@@ -77,12 +78,17 @@ const ANSWERS: readonly { name: string; bytes: string; end?: true; ends: string 
   { name: 'half a head', bytes: OK, end: true, ends: 'ECONNRESET' },
   { name: 'half a body', bytes: `${OK}content-length: 9\r\n\r\nhalf`, end: true, ends: 'ECONNRESET' },
   { name: 'half a chunked body', bytes: `${CHUNKED}9\r\nhalf`, end: true, ends: 'ECONNRESET' },
+  { name: 'half a closing head', bytes: `${OK}${CLOSE}a: b`, end: true, ends: 'ECONNRESET' },
+  { name: 'half a closing body', bytes: `${OK}${CLOSE}${LENGTH}\r\no`, end: true, ends: 'ECONNRESET' },
+  { name: 'half a closing chunked body', bytes: `${OK}${CLOSE}${CHUNKS}\r\n9\r\nhalf`, end: true, ends: 'ECONNRESET' },
+  { name: 'half a body of HTTP/1.0', bytes: `HTTP/1.0 200 OK\r\n${LENGTH}\r\no`, end: true, ends: 'ECONNRESET' },
   { name: 'another protocol', bytes: 'SSH-2.0-OpenSSH_9.2\r\n', ends: 'INVALID_HTTP' },
   { name: 'a TLS alert', bytes: '\u0015\u0003\u0001\u0000\u0002\u0002\u0046', ends: 'INVALID_HTTP' },
   { name: 'a wrong chunk size', bytes: `${CHUNKED}x\r\n`, ends: 'INVALID_HTTP' },
   { name: 'a wrong length', bytes: `${OK}content-length: two\r\n\r\nok`, ends: 'INVALID_HTTP' },
   { name: 'two equal lengths', bytes: `${OK}${LENGTH}${LENGTH}\r\nok`, ends: 'INVALID_HTTP' },
   { name: 'two lengths', bytes: `${OK}${LENGTH}content-length: 3\r\n\r\nok`, ends: 'INVALID_HTTP' },
+  { name: 'two lengths and no body', bytes: `HTTP/1.1 204 OK\r\n${LENGTH}${LENGTH}\r\n`, ends: 'INVALID_HTTP' },
   { name: 'a list of lengths', bytes: `${OK}content-length: 2, 2\r\n\r\nok`, ends: 'INVALID_HTTP' },
   { name: 'a length and chunks', bytes: `${OK}${LENGTH}${CHUNKS}\r\n2\r\nok\r\n0\r\n\r\n`, ends: 'INVALID_HTTP' },
   { name: 'chunks and a length', bytes: `${OK}${CHUNKS}${LENGTH}\r\n2\r\nok\r\n0\r\n\r\n`, ends: 'INVALID_HTTP' },

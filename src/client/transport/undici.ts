@@ -25,13 +25,16 @@ const CONNECTIONS = 8;
 const CODES: Readonly<Record<string, string>> = {
   UND_ERR_SOCKET: CONNECTION_LOST,
   UND_ERR_DESTROYED: CONNECTION_LOST,
-  // A chunked body ends without its last chunk.
-  HPE_INVALID_EOF_STATE: CONNECTION_LOST,
+  UND_ERR_RES_CONTENT_LENGTH_MISMATCH: CONNECTION_LOST,
   HTTPParserError: INVALID_HTTP,
-  // The head has two lengths, or a length besides `transfer-encoding: chunked`.
-  UND_ERR_RES_CONTENT_LENGTH_MISMATCH: INVALID_HTTP,
   UND_ERR_HEADERS_OVERFLOW: HEADERS_TOO_LARGE,
 };
+
+/** Before a body is read, the parser has rejected the lengths in the head: two of them, or one besides chunks. */
+const CODES_OF_HEAD: typeof CODES = { ...CODES, UND_ERR_RES_CONTENT_LENGTH_MISMATCH: INVALID_HTTP };
+
+/** The reason in the message of an HTTPParserError, which has no code, if the connection ends within a head or a chunked body. */
+const ENDS_EARLY = '(Invalid EOF state)';
 
 export class UndiciTransport implements Transport {
   readonly #pool: Pool;
@@ -68,7 +71,7 @@ export class UndiciTransport implements Transport {
 
   async send(exchange: Exchange): Promise<Reply> {
     const { status, headers, body } = await this.#start(exchange, AbortSignal.timeout(exchange.timeout), 0);
-    return { status, headers, text: await body.text().catch(rethrow) };
+    return { status, headers, text: await body.text().catch((error: NodeJS.ErrnoException) => rethrow(error)) };
   }
 
   async open(exchange: Exchange): Promise<OpenReply> {
@@ -111,7 +114,7 @@ export class UndiciTransport implements Transport {
       const answer = await unlessAborted(end, request.call({ dispatch } as Dispatcher, options));
       return { status: answer.statusCode, headers: answer.headers, body: answer.body };
     } catch (error) {
-      return rethrow(error as NodeJS.ErrnoException);
+      return rethrow(error as NodeJS.ErrnoException, CODES_OF_HEAD);
     } finally {
       // No request needs these connections now, and they would keep the process running.
       if (--this.#waiting === 0) this.#stopConnecting();
@@ -137,7 +140,8 @@ function unlessAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
   });
 }
 
-function rethrow(error: NodeJS.ErrnoException): never {
-  const code = CODES[error.code ?? error.name];
+function rethrow(error: NodeJS.ErrnoException, codes = CODES): never {
+  const isCut = error.name === 'HTTPParserError' && error.message.endsWith(ENDS_EARLY);
+  const code = isCut ? CONNECTION_LOST : codes[error.code ?? error.name];
   throw code === undefined ? error : Object.assign(new Error(error.message, { cause: error }), { code });
 }
