@@ -408,12 +408,12 @@ export class Registry {
   /** All VMs, or those with a role, newest registration first, as {@link list}, with cached JSON. */
   snapshot(role?: string): Snapshot {
     this.sweep();
-    return this.#index.snapshot(role, this.clock.listening());
+    return this.#index.snapshot(role);
   }
 
   /** The VMs of {@link discover} without options, with cached JSON. */
   liveSnapshot(role: string): Snapshot {
-    return this.#index.liveSnapshot(role, this.clock.listening(), this.#horizon());
+    return this.#index.liveSnapshot(role, this.#horizon());
   }
 
   /**

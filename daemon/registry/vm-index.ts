@@ -94,22 +94,18 @@ export class VmIndex {
     return this.#ofRole(role).stamp;
   }
 
-  /**
-   * VMs, newest registration first. The result is shared by all readers until the next change.
-   * @param now on the listening clock
-   */
-  snapshot(role: string | undefined, now: number): Snapshot {
-    return this.#ofRole(role).snapshot('all', now, () => true);
+  /** VMs, newest registration first. The result is shared by all readers until the next change. */
+  snapshot(role: string | undefined): Snapshot {
+    return this.#ofRole(role).snapshot('all', () => true);
   }
 
   /**
    * The live VMs with a role and well-formed entries, oldest registration first. The result is shared by all readers until the
    * next change.
-   * @param now on the listening clock
    * @param horizon as for {@link list}. Lists before an earlier horizon are reused: {@link invalidate} invalidates them
    */
-  liveSnapshot(role: string, now: number, horizon: number): Snapshot {
-    return this.#ofRole(role).snapshot('live', now, (entry) => isLive(entry, horizon));
+  liveSnapshot(role: string, horizon: number): Snapshot {
+    return this.#ofRole(role).snapshot('live', (entry) => isLive(entry, horizon));
   }
 
   /** VMs that were registered before a revision, newest first. */

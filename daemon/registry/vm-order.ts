@@ -13,9 +13,6 @@ const MAX_VMS = 256;
 /** Maximum size of a block of more than one VM in bytes of JSON: that of 256 usual entries. */
 const MAX_BYTES = 131_072;
 
-/** Milliseconds after the last read for which cached JSON is retained: pollers often read once in 10 or 15 s. */
-const RETENTION = 30_000;
-
 /** `all`: all VMs, newest registration first. `live`: those that `discover` returns, oldest registration first. */
 type View = 'all' | 'live';
 
@@ -62,10 +59,10 @@ class Block {
     this.#parts.live = undefined;
   }
 
-  /** Frees the JSON of the parts. */
-  free(): void {
-    this.#parts.all?.free();
-    this.#parts.live?.free();
+  /** As {@link Part.freeUnread}. */
+  freeUnread(now: number): void {
+    this.#parts.all?.freeUnread(now);
+    this.#parts.live?.freeUnread(now);
   }
 }
 
@@ -78,8 +75,6 @@ export class VmOrder {
   /** Number of changes to membership, declared fields, liveness and health. */
   #generation = 0;
   #stamp: string | undefined;
-  /** Time of the last {@link snapshot} on the listening clock; infinite if no JSON is cached. */
-  #readAt = Number.POSITIVE_INFINITY;
 
   /**
    * @param moment called for the first stamp after a change. It distinguishes two copies of this process, such as a VM and its
@@ -157,11 +152,9 @@ export class VmOrder {
 
   /**
    * The VMs of a view at this moment, shared by all readers until the next change.
-   * @param now on the listening clock
    * @param isLive called only for VMs that have changed since the last call
    */
-  snapshot(view: View, now: number, isLive: (entry: VmRecord) => boolean): Snapshot {
-    this.#readAt = now;
+  snapshot(view: View, isLive: (entry: VmRecord) => boolean): Snapshot {
     let snapshot = this.#snapshots[view];
     if (snapshot === undefined) {
       const parts = this.#blocks.map((block) => block.part(view, isLive));
@@ -171,11 +164,9 @@ export class VmOrder {
     return snapshot;
   }
 
-  /** Frees the JSON of the cached lists if they were not read for a while. @param now as for {@link snapshot} */
+  /** As {@link Part.freeUnread}, for the parts of all lists. */
   freeUnread(now: number): void {
-    if (now - this.#readAt < RETENTION) return;
-    this.#readAt = Number.POSITIVE_INFINITY;
-    for (const block of this.#blocks) block.free();
+    for (const block of this.#blocks) block.freeUnread(now);
   }
 
   /** VMs with an earlier registration, newest first. @param before revision of a registration; it need not exist any more */

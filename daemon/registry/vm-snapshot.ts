@@ -7,6 +7,9 @@ import type { VmRecord } from './vm-record.ts';
 /** Milliseconds by which `lastSeen` may lag in an answer with more than one VM. Everything else in an answer is exact. */
 export const MAX_LAG = 1000;
 
+/** Milliseconds after the last read for which cached JSON is retained: pollers often read once in 10 or 15 s. */
+const RETENTION = 30_000;
+
 /** Bytes of a time in an entry's JSON, and of the characters behind it. */
 const TIME = '2026-01-01T00:00:00.000Z'.length;
 const AFTER_TIME = '"}'.length;
@@ -25,6 +28,8 @@ export class Part {
   readonly size: number;
   #encoded: EncodedPart | undefined;
   #encodedAt = 0;
+  /** Time of the last {@link acquire}. */
+  #readAt = 0;
   #isOutdated = false;
   #uncertain: readonly VmRecord[];
   /** Parameter of the last call of {@link uncertain}. */
@@ -42,6 +47,7 @@ export class Part {
    * @param maxLag milliseconds by which `lastSeen` may lag
    */
   acquire(now: number, maxLag = MAX_LAG): EncodedPart {
+    this.#readAt = now;
     const encoded = this.#encode(now, maxLag);
     encoded.readers++;
     return encoded;
@@ -86,15 +92,15 @@ export class Part {
     return this.#uncertain;
   }
 
-  /** Frees the JSON. */
-  free(): void {
-    this.#encoded = undefined;
+  /** Frees the JSON if nobody, not even a slow reader of an old list, has read it for a while. @param now on the listening clock */
+  freeUnread(now: number): void {
+    if (now - this.#readAt >= RETENTION) this.#encoded = undefined;
   }
 
   /** Marks a part that a change has replaced. */
   retire(): void {
     this.#isOutdated = true;
-    this.free();
+    this.#encoded = undefined;
   }
 }
 
