@@ -15,7 +15,17 @@ import { removeLeftoverBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
-import { type Budget, createBudgets, entriesLimit, heapTooSmall, openStreamLimit, requestTimeout } from './limits.ts';
+import {
+  type Budget,
+  createBudgets,
+  entriesLimit,
+  fitsAtStart,
+  heapLimit,
+  heapTooSmall,
+  openStreamLimit,
+  requestTimeout,
+  storeTooLarge,
+} from './limits.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
@@ -28,7 +38,8 @@ import { Registry } from './registry/registry.ts';
 import { VmRecord } from './registry/vm-record.ts';
 import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
-import { SqliteStore } from './store/sqlite-store.ts';
+import { SqliteStore, type SqliteStoreOptions } from './store/sqlite-store.ts';
+import type { StoredVm } from './store/store.ts';
 
 /** Milliseconds between two saves of heartbeats: half the second within which a heartbeat must be durable. */
 const SAVE_INTERVAL = 500;
@@ -303,7 +314,10 @@ function writePidFile(dataDir: string, urls: string[], log: Logger): void {
   }
 }
 
-/** @throws VregError as {@link SqliteStore.open}; ALREADY_RUNNING names the other daemon */
+/**
+ * @throws VregError as {@link SqliteStore.open}; ALREADY_RUNNING names the other daemon; STORE_UNUSABLE if the heap is too small
+ *   for the VMs
+ */
 async function openStore(dataDir: string, budget: Budget, log: Logger) {
   const onDeath = (error: Error) => {
     log.fatal({ err: error }, 'the store worker failed; every acknowledged change is on the disk');
@@ -311,7 +325,7 @@ async function openStore(dataDir: string, budget: Budget, log: Logger) {
   };
   for (let tries = 1; ; tries++) {
     try {
-      return await SqliteStore.open({ dataDir, budget, decode: VmRecord.fromStored, onDeath });
+      return await openWithinHeap({ dataDir, budget, onDeath }, log);
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');
@@ -321,6 +335,26 @@ async function openStore(dataDir: string, budget: Budget, log: Logger) {
       await setTimeout(BUSY_DELAY);
     }
   }
+}
+
+/** Weighs the VMs, because too many for the heap would abort the process without a hint. */
+async function openWithinHeap(options: Omit<SqliteStoreOptions<VmRecord>, 'decode'>, log: Logger) {
+  const heap = heapLimit();
+  let weight = 0;
+  const decode = (stored: StoredVm) => {
+    const vm = VmRecord.fromStored(stored);
+    weight += vm.weight;
+    // The VMs beyond the limit are only weighed, so that the error can name the size that is needed.
+    return fitsAtStart(weight, heap) ? vm : undefined;
+  };
+  const opened = await SqliteStore.open({ ...options, decode });
+  const shortage = storeTooLarge(weight, heap);
+  if (!fitsAtStart(weight, heap)) {
+    await opened.store.close();
+    throw shortage;
+  }
+  if (shortage) log.warn(`${shortage.message}; ${shortage.hint}`);
+  return opened;
 }
 
 function alreadyRunning({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {

@@ -49,8 +49,11 @@ export interface SqliteStoreOptions<V> {
   dataDir: string;
   /** Memory budget for the changes that wait for the disk. */
   budget: Budget;
-  /** Converts each VM as soon as it was read, while the worker reads the next ones. If it throws, the entry is damaged. */
-  decode(vm: StoredVm): V;
+  /**
+   * Converts each VM as soon as it was read, while the worker reads the next ones. If it throws, the entry is damaged.
+   * @returns undefined to leave the VM out of the contents
+   */
+  decode(vm: StoredVm): V | undefined;
   /**
    * Called if the worker dies. Acknowledged changes are on the disk, but the outcome of the others is unknown, so the process
    * should exit.
@@ -89,7 +92,10 @@ export class SqliteStore implements Store {
     try {
       const vms: V[] = [];
       const contents = await worker.open((batch) => {
-        for (const vm of batch) vms.push(decodeVm(vm, decode));
+        for (const stored of batch) {
+          const vm = decodeVm(stored, decode);
+          if (vm !== undefined) vms.push(vm);
+        }
       });
       isOpen = true;
       return { store: new SqliteStore(worker, budget), contents: { ...contents, vms } };

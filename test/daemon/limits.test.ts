@@ -9,11 +9,13 @@ import {
   budgetExhausted,
   createBudgets,
   entriesLimit,
+  fitsAtStart,
   heapTooSmall,
   openStreamLimit,
   requestTimeout,
   Scheduler,
   Semaphore,
+  storeTooLarge,
 } from '../../daemon/limits.ts';
 import { formatBytes, type VregError } from '../../src/protocol/errors.ts';
 
@@ -39,6 +41,16 @@ test('a heap that is too small for a number of VMs is an error that names the se
   const [, megabytes] = /NODE_OPTIONS=--max-old-space-size=(\d+)$/.exec(error.hint!) ?? [];
   assert.equal(heapTooSmall(1_000_000, Number(megabytes) * 1024 ** 2), undefined);
   assert.ok(heapTooSmall(1_000_000, (Number(megabytes) - 1) * 1024 ** 2));
+});
+
+test('stored entries above their limit are a warning, and far above it an error, that names a size that is enough', () => {
+  assert.equal(storeTooLarge(GIB / 2, GIB), undefined);
+  const error = storeTooLarge(0.7 * GIB, GIB)!;
+  assert.deepEqual([fitsAtStart(0.7 * GIB, GIB), fitsAtStart(0.8 * GIB, GIB)], [true, false]);
+  assert.equal(error.code, 'STORE_UNUSABLE');
+  const [, megabytes] = /NODE_OPTIONS=--max-old-space-size=(\d+)$/.exec(error.hint!) ?? [];
+  assert.equal(storeTooLarge(0.7 * GIB, Number(megabytes) * 1024 ** 2), undefined);
+  assert.ok(storeTooLarge(0.7 * GIB, (Number(megabytes) - 1) * 1024 ** 2));
 });
 
 test('by default a budget is a share of the heap of this process', () => {
