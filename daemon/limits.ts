@@ -170,6 +170,17 @@ function heapFor(weight: number): number {
 }
 
 /**
+ * Size of the JSON of cached lists, which is outside the heap, as a share of the heap. With a heap of 4 GiB, this is 256 MiB; all
+ * lists of 200,000 VMs with 320 bytes each take 194 MB.
+ */
+const LIST_CACHE_SHARE = 1 / 16;
+
+/** @param heap bytes @returns the maximum size of the JSON of cached lists, in bytes */
+export function listCacheLimit(heap = heapLimit()): number {
+  return Math.floor(heap * LIST_CACHE_SHARE);
+}
+
+/**
  * Explains that the heap is too small for a number of VMs of usual size.
  * @param heap bytes
  * @returns undefined if they fit; otherwise an error with code USAGE

@@ -22,6 +22,7 @@ import {
   fitsAtStart,
   heapLimit,
   heapTooSmall,
+  listCacheLimit,
   openStreamLimit,
   requestTimeout,
   storeTooLarge,
@@ -169,9 +170,10 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
     });
     const authenticator = new Authenticator({ root: options.token, tokens, ticks: () => performance.now() });
     closers.push(saveHeartbeats(registry, log));
+    const maxListCache = listCacheLimit();
     const sweeper = setInterval(() => {
       registry.sweep();
-      registry.freeUnreadLists();
+      registry.limitListCache(maxListCache);
       tokens.expire();
     }, SWEEP_INTERVAL).unref();
     closers.push(() => clearInterval(sweeper));

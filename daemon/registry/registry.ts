@@ -456,9 +456,13 @@ export class Registry {
     this.#horizon();
   }
 
-  /** Frees the JSON of {@link snapshot} and {@link liveSnapshot} that was not read for a while. */
-  freeUnreadLists(): void {
-    this.#index.freeUnread(this.clock.listening());
+  /**
+   * Frees the JSON of {@link snapshot} and {@link liveSnapshot} that was not read for a while, or that exceeds the limit. Called
+   * as often as {@link sweep}.
+   * @param maxBytes of all cached lists
+   */
+  limitListCache(maxBytes: number): void {
+    this.#index.limitCache(this.clock.listening(), maxBytes);
   }
 
   /**

@@ -83,10 +83,14 @@ export class VmIndex {
     this.#byRole.get(entry.role)?.invalidate(entry);
   }
 
-  /** Frees the JSON of cached lists that were not read for a while. @param now on the listening clock */
-  freeUnread(now: number): void {
-    this.#order.freeUnread(now);
-    for (const order of this.#byRole.values()) order.freeUnread(now);
+  /**
+   * Frees the JSON of cached lists that were not read for a while, or that exceed the limit.
+   * @param now on the listening clock
+   * @param maxBytes of all cached lists
+   */
+  limitCache(now: number, maxBytes: number): void {
+    let room = this.#order.limit(now, maxBytes);
+    for (const order of this.#byRole.values()) room = order.limit(now, room);
   }
 
   /** As {@link VmOrder.stamp}, of all VMs or of the VMs with a role. */

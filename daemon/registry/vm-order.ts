@@ -59,10 +59,10 @@ class Block {
     this.#parts.live = undefined;
   }
 
-  /** As {@link Part.freeUnread}. */
-  freeUnread(now: number): void {
-    this.#parts.all?.freeUnread(now);
-    this.#parts.live?.freeUnread(now);
+  /** As {@link Part.limit}. */
+  limit(now: number, room: number): number {
+    const left = this.#parts.all?.limit(now, room) ?? room;
+    return this.#parts.live?.limit(now, left) ?? left;
   }
 }
 
@@ -164,9 +164,9 @@ export class VmOrder {
     return snapshot;
   }
 
-  /** As {@link Part.freeUnread}, for the parts of all lists. */
-  freeUnread(now: number): void {
-    for (const block of this.#blocks) block.freeUnread(now);
+  /** As {@link Part.limit}, for the parts of all lists. */
+  limit(now: number, room: number): number {
+    return this.#blocks.reduce((left, block) => block.limit(now, left), room);
   }
 
   /** VMs with an earlier registration, newest first. @param before revision of a registration; it need not exist any more */

@@ -92,9 +92,15 @@ export class Part {
     return this.#uncertain;
   }
 
-  /** Frees the JSON if nobody, not even a slow reader of an old list, has read it for a while. @param now on the listening clock */
-  freeUnread(now: number): void {
-    if (now - this.#readAt >= RETENTION) this.#encoded = undefined;
+  /**
+   * Frees the JSON if it is larger than the room, or if nobody, not even a slow reader of an old list, has read it for a while.
+   * @param now on the listening clock
+   * @param room bytes
+   * @returns the room that is left
+   */
+  limit(now: number, room: number): number {
+    if (this.size > room || now - this.#readAt >= RETENTION) this.#encoded = undefined;
+    return this.#encoded === undefined ? room : room - this.size;
   }
 
   /** Marks a part that a change has replaced. */

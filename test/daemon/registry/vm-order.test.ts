@@ -148,18 +148,29 @@ test('an outdated part does not retain its JSON, and a list that nobody reads is
   const { order } = filled(2);
   const [part] = order.snapshot('all', isPaused).parts;
   const encoded = part!.acquire(0);
-  order.freeUnread(29_999);
+  order.limit(29_999, 10_000);
   assert.equal(part!.acquire(0), encoded);
-  order.freeUnread(30_000);
+  order.limit(30_000, 10_000);
   const again = part!.acquire(30_500);
   assert.notEqual(again, encoded);
-  order.freeUnread(30_500);
+  order.limit(30_500, 10_000);
   assert.equal(part!.acquire(30_500), again);
-  order.freeUnread(60_500);
+  order.limit(60_500, 10_000);
   assert.notEqual(part!.acquire(60_500), again, 'JSON that a slow reader has cached again is freed too');
   order.put(entry(3));
   assert.notEqual(part!.acquire(0), part!.acquire(0));
   assert.equal(part!.acquire(0).bytes.toString(), encoded.bytes.toString());
+});
+
+test('cached JSON that exceeds the limit is freed, and the rest is retained', () => {
+  const { order } = filled(2000);
+  const { parts } = order.snapshot('all', isPaused);
+  const encoded = parts.map((part) => part.acquire(0));
+  const max = 3 * parts[0]!.size;
+  assert.ok(order.limit(0, max) >= 0);
+  const retained = parts.filter((part, n) => part.acquire(0) === encoded[n]);
+  assert.ok(retained.length > 0 && retained.length < parts.length);
+  assert.ok(retained.reduce((sum, { size }) => sum + size, 0) <= max);
 });
 
 test('the stamp stays the same until a change, and differs from that of a copy with as many changes', () => {
