@@ -172,6 +172,8 @@ class Run {
         model.restart();
         clock.heard = store.contents().listened;
         clock.gaps = [...model.gaps];
+        // As the real clock: the time between two runs is a gap.
+        clock.gap = clock.heard > 0 ? { endedAt: clock.heard, certainFrom: clock.heard } : undefined;
         assert.equal(clock.heard, model.listened);
         this.registry = this.open();
         this.stamped.clear();
