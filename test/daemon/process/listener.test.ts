@@ -2,14 +2,9 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
-import { networkInterfaces } from 'node:os';
 import test, { type TestContext } from 'node:test';
 import { findListener } from '../../../daemon/process/listener.ts';
-
-const HAS_IPV6 = Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === '::1'));
-
-/** The options of a test that listens on an address. */
-const on = (host: string) => ({ skip: host.includes('::') && !HAS_IPV6 && 'needs an IPv6 loopback address' });
+import { unlessMissing } from '../../helpers/tools.ts';
 
 /** Listens in this process. @returns the port */
 async function listenOn(t: TestContext, host: string): Promise<number> {
@@ -32,7 +27,7 @@ const SAME: readonly [listening: string, wanted: string][] = [
   ['::ffff:127.0.0.1', '127.0.0.1'],
 ];
 for (const [listening, wanted] of SAME) {
-  test(`the process that listens on ${listening} uses a port of ${wanted}`, on(listening), async (t) => {
+  test(`the process that listens on ${listening} uses a port of ${wanted}`, unlessMissing(listening), async (t) => {
     const port = await listenOn(t, listening);
     assert.equal(findListener({ address: wanted, port })?.pid, process.pid);
   });
@@ -44,10 +39,14 @@ for (const [listening, wanted] of [
   ['::1', '127.0.0.1'],
   ['::1', '0.0.0.0'],
 ] as const) {
-  test(`the process that listens on ${listening} does not use a port of ${wanted}`, on(listening), async (t) => {
-    const port = await listenOn(t, listening);
-    assert.equal(findListener({ address: wanted, port }), undefined);
-  });
+  test(
+    `the process that listens on ${listening} does not use a port of ${wanted}`,
+    unlessMissing(listening),
+    async (t) => {
+      const port = await listenOn(t, listening);
+      assert.equal(findListener({ address: wanted, port }), undefined);
+    },
+  );
 }
 
 test('no process is named if two of them listen on the port', async (t) => {

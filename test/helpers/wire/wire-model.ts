@@ -470,7 +470,7 @@ export class WireModel {
   }
 }
 
-/** A list with a weak ETag, which is 304 if the client has any list. */
+/** A list with a weak ETag. It is 304 for a client that sends `If-None-Match: *`. */
 function tagged(list: Expected, { headers }: Asked): Expected {
   return headers['if-none-match'] === '*' ? { status: 304, etag: 'weak' } : { ...list, etag: 'weak' };
 }
