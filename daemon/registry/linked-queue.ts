@@ -63,22 +63,17 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     else this.#first = next;
     if (next) next.previous = previous;
     else this.#last = previous;
-    unlink(element);
+    element.queue = undefined;
+    element.previous = undefined;
+    element.next = undefined;
     if (this.#isCounted(element)) this.#count--;
   }
 
   /** Puts an element that is in no queue at the place of an element of this queue. */
   replace(old: T, element: T): void {
-    const { previous, next } = old;
-    element.queue = this;
-    element.previous = previous;
-    element.next = next;
-    if (previous) previous.next = element;
-    else this.#first = element;
-    if (next) next.previous = element;
-    else this.#last = element;
-    unlink(old);
-    this.#count += Number(this.#isCounted(element)) - Number(this.#isCounted(old));
+    const { next } = old;
+    this.remove(old);
+    this.insert(element, next);
   }
 
   /** First element first. The current element may be removed while iterating. */
@@ -89,10 +84,4 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
       element = next;
     }
   }
-}
-
-function unlink<T extends Linked<T>>(element: T): void {
-  element.queue = undefined;
-  element.previous = undefined;
-  element.next = undefined;
 }
