@@ -15,7 +15,14 @@ import { MAX_DEPTH } from '../protocol/json.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
 import { isUnknownToProxy, isWrite, outcomeHint } from './outcome.ts';
 import { isCertificateRefused, tlsHint } from './tls-hints.ts';
-import type { ClientTls, Exchange, OpenTransport, Reply, Transport } from './transport.ts';
+import {
+  type ClientTls,
+  type Exchange,
+  INVALID_HTTP,
+  type OpenTransport,
+  type Reply,
+  type Transport,
+} from './transport.ts';
 
 /** Milliseconds to wait for a response. */
 export const DEFAULT_TIMEOUT = 10_000;
@@ -232,21 +239,26 @@ export class Connection {
         ? `no response within ${this.#timeout / 1000} s`
         : this.#secrets.mask(cause.code ?? cause.message);
     const place = `the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`;
-    if (isSent && isWrite(method, path) && !isCertificateRefused(String(cause.code)))
-      return outcomeUnknown(`no response to ${method} from ${place}`, path, body, cause);
+    if (isSent && isWrite(method, path) && !isCertificateRefused(String(cause.code))) {
+      const event = `no response to ${method} from ${place}`;
+      // A server that uses TLS answers plain HTTP with an alert; other answers that are not HTTP look the same.
+      const hint = cause.code === INVALID_HTTP ? this.#tlsHint(cause) : undefined;
+      return outcomeUnknown(event, path, body, { hint, cause });
+    }
     return new VregError('UNREACHABLE', `cannot reach ${place}`, { hint: this.#hint(cause), cause });
   }
 
   #hint(cause: NodeJS.ErrnoException): string {
-    const { tls } = this.#options;
-    const hint = tlsHint(cause, {
-      isHttps: this.url.startsWith('https:'),
-      sendsCertificate: tls?.cert !== undefined,
-    });
+    const hint = this.#tlsHint(cause);
     if (hint !== undefined) return hint;
     if (cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN')
       return 'check the host name in the URL and /etc/resolv.conf';
     return ASK_THE_DOCTOR;
+  }
+
+  #tlsHint(cause: NodeJS.ErrnoException): string | undefined {
+    const { tls } = this.#options;
+    return tlsHint(cause, { isHttps: this.url.startsWith('https:'), sendsCertificate: tls?.cert !== undefined });
   }
 
   #firstLine(text: string): string {
@@ -268,9 +280,15 @@ interface Unanswered {
   isSent: boolean;
 }
 
-function outcomeUnknown(event: string, path: string, body: string | undefined, cause?: unknown): VregError {
-  const hint = outcomeHint(path, body);
-  return new VregError('OUTCOME_UNKNOWN', `${event}; the change may have been made`, { hint, cause });
+/** @param known the cause, and another hint about it */
+function outcomeUnknown(
+  event: string,
+  path: string,
+  body: string | undefined,
+  known: { hint?: string | undefined; cause?: unknown } = {},
+): VregError {
+  const hint = [outcomeHint(path, body), known.hint].filter((each) => each !== undefined).join('; ');
+  return new VregError('OUTCOME_UNKNOWN', `${event}; the change may have been made`, { hint, cause: known.cause });
 }
 
 /** Error statuses that a proxy in front of the registry may send with its own body. */

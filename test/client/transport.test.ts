@@ -270,6 +270,16 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
     });
   }
 
+  test(of('a write that is answered with a TLS alert suggests https besides a look at the entry'), async (t) => {
+    const url = await rawServer(t, (socket) => socket.end(Buffer.from([0x15, 3, 1, 0, 2, 2, 0x46])));
+    const connection = new Connection({ url: url.origin, openTransport });
+    t.after(() => connection.close());
+    await assert.rejects(connection.request('POST', '/registry/vms', { id: 'a' }), {
+      code: 'OUTCOME_UNKNOWN',
+      hint: 'see whether it took effect: vreg get a; does the server use https? write the URL with https://',
+    });
+  });
+
   test(
     of('a server that dribbles its body causes a timeout, because the time limit covers the entire body'),
     async (t) => {
