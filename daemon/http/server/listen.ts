@@ -2,11 +2,12 @@
 import { lookup } from 'node:dns/promises';
 import type { Server } from 'node:http';
 import type { AddressInfo, ListenOptions } from 'node:net';
+import { hostname } from 'node:os';
 import { joinHostPort } from '../../../src/protocol/address.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { TcpAddress } from '../../process/listener.ts';
-import type { App } from '../app.ts';
 import { addressInUse } from './address-in-use.ts';
+import type { Servers } from './servers.ts';
 import { checkClosed, checkPlace, markConnections, removeDeadSocket } from './unix-socket.ts';
 
 export interface Endpoints {
@@ -14,6 +15,9 @@ export interface Endpoints {
   /** Path of a unix socket; created with mode 0600. */
   socket?: string | undefined;
 }
+
+/** The app, or its servers before there is one. */
+export type Listener = Pick<Servers, 'server' | 'isHttps' | 'servers' | 'addServer' | 'close'>;
 
 export interface Listening {
   /** `http://…` or `https://…`, and `unix:…`, in the order of {@link Endpoints}. */
@@ -30,7 +34,7 @@ export interface Listening {
  * @throws VregError LISTEN; ADDRESS_IN_USE naming the other process if it can be known; USAGE if users other than the owner could use or replace the unix socket
  */
 export async function listen(
-  app: App,
+  app: Listener,
   { tcp, socket }: Endpoints,
   { maxConnections }: { maxConnections?: number } = {},
 ): Promise<Listening> {
@@ -53,7 +57,15 @@ export async function listen(
   }
 }
 
-async function listenOnTcp(app: App, { host, port }: { host: string; port: number }): Promise<number> {
+/**
+ * The URL under which other machines may reach a listener: for one on all addresses, that of the host name.
+ * @param url from {@link Listening.urls}
+ */
+export function advertisedUrl(url: string | undefined): string | undefined {
+  return url?.replace(/^(https?:\/\/)(0\.0\.0\.0|\[::\])(?=:)/, `$1${hostname()}`);
+}
+
+async function listenOnTcp(app: Listener, { host, port }: { host: string; port: number }): Promise<number> {
   await listening(app.server, { host, port }).catch((cause) =>
     fail(cause, joinHostPort(host, port), { address: cause.address ?? host, port }),
   );
@@ -107,6 +119,7 @@ function listening(server: Server, where: ListenOptions): Promise<void> {
 function fail(cause: NodeJS.ErrnoException, name: string, at: TcpAddress | string): never {
   if (cause.code === 'EADDRINUSE') throw addressInUse(name, at, cause);
   throw new VregError('LISTEN', `cannot listen on ${name} (${cause.code})`, {
+    ...(typeof at === 'string' ? { field: 'socket' } : {}),
     hint: 'choose an address of this machine with --host, --port or --socket',
     cause,
   });

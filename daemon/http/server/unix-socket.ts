@@ -61,6 +61,7 @@ function statOf(folder: string, path: string): Stats {
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
     throw new VregError('LISTEN', `cannot listen on ${path}: cannot access the folder ${folder} (${code})`, {
+      field: 'socket',
       hint: `create it: mkdir -p -m 700 ${folder}, or choose another with --socket`,
       cause,
     });

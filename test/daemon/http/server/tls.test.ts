@@ -11,6 +11,7 @@ import { pino } from 'pino';
 import { buildApp } from '../../../../daemon/http/app.ts';
 import { listen } from '../../../../daemon/http/server/listen.ts';
 import { certificateName, Tls, type TlsFiles } from '../../../../daemon/http/server/tls.ts';
+import { MonitoredStore } from '../../../../daemon/store/monitored-store.ts';
 import { VregError } from '../../../../src/protocol/errors.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import {
@@ -155,8 +156,15 @@ test('close answers accepted requests, and does not wait for handshakes or idle 
 }, async (t) => {
   const authority = makeAuthority(t);
   const tls = new Tls(filesOf(authority.issue('server')), aLog());
-  const { registry, authenticator } = await serveApp(t);
-  const app = buildApp({ registry, authenticator, version: '0.0.0', log: pino({ enabled: false }), tls });
+  const { registry, authenticator, store } = await serveApp(t);
+  const app = buildApp({
+    registry,
+    store: new MonitoredStore(store),
+    authenticator,
+    version: '0.0.0',
+    log: pino({ enabled: false }),
+    tls,
+  });
   let arrived = 0;
   app.server.on('request', () => arrived++);
   const { close, port, urls } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 } });

@@ -2,9 +2,9 @@
  * Splits a large JSON body that is a list into the JSON of its elements, in slices. Parsing it as a whole would block the event
  * loop for hundreds of milliseconds, and its values could take twenty times its size in memory.
  */
-import { MAX_DEPTH } from '../../src/protocol/json.ts';
-import type { Scheduler } from '../limits.ts';
-import { invalidBody, parseBody } from './body.ts';
+import { MAX_DEPTH } from '../../../src/protocol/json.ts';
+import type { Scheduler } from '../../limits.ts';
+import { invalidBody, parseBody } from '../request/body.ts';
 
 /** Bytes per step of the scan: about 0.1 ms. */
 const STEP = 65_536;

@@ -1,11 +1,11 @@
 /** How the body of a request is framed, limited, decoded and parsed. */
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
-import { type ServedApp, serveApp } from '../../helpers/app.ts';
-import { askRaw, Connection, type RawResponse } from '../../helpers/connection.ts';
-import { call } from '../../helpers/http.ts';
-import { until } from '../../helpers/until.ts';
-import { aVm } from '../../helpers/vm.ts';
+import { type ServedApp, serveApp } from '../../../helpers/app.ts';
+import { askRaw, Connection, type RawResponse } from '../../../helpers/connection.ts';
+import { call } from '../../../helpers/http.ts';
+import { until } from '../../../helpers/until.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 const MAX_BODY = 4096;
 /** Bytes of the largest body that the app reads unless a test sets another limit. */

@@ -1,10 +1,10 @@
 /** Weak ETags of lists and of discover, and 304 responses. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { type ServedApp, serveApp } from '../../helpers/app.ts';
-import { call } from '../../helpers/http.ts';
-import { MemoryStore } from '../../helpers/memory-store.ts';
-import { aVm } from '../../helpers/vm.ts';
+import { type ServedApp, serveApp } from '../../../helpers/app.ts';
+import { call } from '../../../helpers/http.ts';
+import { MemoryStore } from '../../../helpers/memory-store.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 const STALE_AFTER = 300_000;
 const DISCOVER = '/registry/discover/worker';

@@ -1,9 +1,9 @@
 /** Responses that may be large: lists of entries, and streams that are produced as their client reads them. */
 import type { ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
-import { type Budget, type Reservation, type Scheduler, UNCOUNTED } from '../limits.ts';
-import type { VmRecord } from '../registry/vm-record.ts';
-import type { EncodedPart, Snapshot } from '../registry/vm-snapshot.ts';
+import { type Budget, type Reservation, type Scheduler, UNCOUNTED } from '../../limits.ts';
+import type { VmRecord } from '../../registry/vm-record.ts';
+import type { EncodedPart, Snapshot } from '../../registry/vm-snapshot.ts';
 
 /**
  * Size of a chunk of a streamed response in UTF-16 units: hundreds of entries, so most lists fit in one chunk, but little

@@ -3,8 +3,8 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { BlockList, isIP } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import proxyAddr from '@fastify/proxy-addr';
-import type { RequestContext } from './context.ts';
-import { isLocal } from './server/unix-socket.ts';
+import type { RequestContext } from '../context.ts';
+import { isLocal } from '../server/unix-socket.ts';
 
 /** Named address ranges, as in `proxy-addr`. */
 const RANGES: Readonly<Record<string, readonly string[]>> = {

@@ -4,13 +4,13 @@ import { once } from 'node:events';
 import { readdirSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import test, { type TestContext } from 'node:test';
-import { type ServedApp, serveApp } from '../../helpers/app.ts';
-import { askRaw, Connection } from '../../helpers/connection.ts';
-import { tempDir } from '../../helpers/daemon.ts';
-import { call } from '../../helpers/http.ts';
-import { MemoryStore } from '../../helpers/memory-store.ts';
-import { until } from '../../helpers/until.ts';
-import { aVm } from '../../helpers/vm.ts';
+import { type ServedApp, serveApp } from '../../../helpers/app.ts';
+import { askRaw, Connection } from '../../../helpers/connection.ts';
+import { tempDir } from '../../../helpers/daemon.ts';
+import { call } from '../../../helpers/http.ts';
+import { MemoryStore } from '../../../helpers/memory-store.ts';
+import { until } from '../../../helpers/until.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 const VMS = 16;
 const PAD = 900_000;
@@ -158,6 +158,22 @@ test('a client that leaves in the middle of a backup leaves no copy behind', asy
   }
   const [whole] = await askRaw(t, app.at, request('/registry/backup').replace('Host', 'Connection: close\r\nHost'));
   assert.equal(whole?.text.length, 20_000_000);
+  await until('the copy to be removed', () => readdirSync(dataDir).length === 0);
+});
+
+test('a client that leaves before a backup is complete ends the copy', async (t) => {
+  class SlowStore extends MemoryStore {
+    override async backup(path?: string, signal?: AbortSignal): Promise<void> {
+      writeFileSync(path!, 'half');
+      await once(signal!, 'abort');
+      throw signal!.reason;
+    }
+  }
+  const dataDir = tempDir(t);
+  const app = await serveApp(t, { dataDir, store: new SlowStore() });
+  const connection = Connection.open(t, app.at).send(request('/registry/backup'));
+  await until('the copy to be started', () => readdirSync(dataDir).length === 1);
+  connection.socket.destroy();
   await until('the copy to be removed', () => readdirSync(dataDir).length === 0);
 });
 

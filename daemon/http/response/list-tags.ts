@@ -3,8 +3,8 @@
  * VMs, but not with `lastSeen`. It may also change without such a difference.
  */
 import { randomUUID } from 'node:crypto';
-import { tagOf } from '../../src/protocol/position.ts';
-import type { Snapshot } from '../registry/vm-snapshot.ts';
+import { tagOf } from '../../../src/protocol/position.ts';
+import type { Snapshot } from '../../registry/vm-snapshot.ts';
 
 export class ListTags {
   /** A restarted daemon counts changes from 0 again, so it must not create the tags of its previous run. */

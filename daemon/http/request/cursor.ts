@@ -2,8 +2,8 @@
  * Cursors of paged lists. A cursor contains the place of the last VM of a page in the order of the list, not an index, so a VM
  * that exists during the entire walk is on exactly one page, whatever happens to other VMs and to the daemon meanwhile.
  */
-import { VregError } from '../../src/protocol/errors.ts';
-import { tagOf } from '../../src/protocol/position.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import { tagOf } from '../../../src/protocol/position.ts';
 
 /** The revision of the registration for the order `registered`, the id for the order `id`. */
 export type Place = number | string;

@@ -2,28 +2,57 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import test, { type TestContext } from 'node:test';
-import { ROUTES } from '../../../daemon/http/routes.ts';
-import { type ServedApp, serveApp } from '../../helpers/app.ts';
-import { Connection } from '../../helpers/connection.ts';
-import { tempDir } from '../../helpers/daemon.ts';
-import { MemoryStore } from '../../helpers/memory-store.ts';
-import { aVm } from '../../helpers/vm.ts';
+import { loadPage } from '../../../../daemon/http/page.ts';
+import { ROUTES } from '../../../../daemon/http/routes.ts';
+import { credentialsWith } from '../../../helpers/access.ts';
+import { type ServedApp, serveApp } from '../../../helpers/app.ts';
+import { Connection } from '../../../helpers/connection.ts';
+import { tempDir } from '../../../helpers/daemon.ts';
+import { MemoryStore } from '../../../helpers/memory-store.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 const PLAIN = ['content-length', 'content-type', 'date', 'x-request-id'];
 /** Sent only to clients that send `X-Vreg-Client: 1`. */
 const VREG = ['x-vreg-lease-ms', 'x-vreg-registry-id', 'x-vreg-version'];
 const POSITION = 'x-vreg-position';
-const NO_POSITION = ['GET /health', 'POST /registry/vms/:id/heartbeat', 'POST /registry/heartbeats'];
+/** Routes that do not authenticate, and heartbeats. */
+const NO_POSITION = [
+  'GET /health',
+  'GET /livez',
+  'GET /readyz',
+  'GET /',
+  'GET /ui',
+  'GET /ui/',
+  'GET /ui/login',
+  'GET /ui/:file',
+  'POST /ui/login',
+  'GET /ui/session',
+  'DELETE /ui/session',
+  'POST /registry/vms/:id/heartbeat',
+  'POST /registry/heartbeats',
+];
 /** Sent with every GET and HEAD, since a browser could open it. */
 const BROWSER = ['cache-control', 'content-security-policy', 'referrer-policy', 'x-content-type-options'];
+/** Sent with the files of the fleet page. */
+const PAGE = [...BROWSER, 'cross-origin-opener-policy', 'cross-origin-resource-policy', 'vary'];
 /** They concern the connection, not the response. */
 const HOP_BY_HOP = ['connection', 'keep-alive', 'transfer-encoding'];
 
 const JSON_VM = JSON.stringify(aVm({ id: 'new' }));
 
+interface Row {
+  more?: readonly string[];
+  without?: readonly string[];
+  body?: string;
+  /** Headers of the request. */
+  client?: readonly string[];
+}
+
 /** Each route with what its response has besides the headers of all responses, and with a body where it needs one. */
-const TABLE: Readonly<Record<string, { more?: readonly string[]; without?: readonly string[]; body?: string }>> = {
+const TABLE: Readonly<Record<string, Row>> = {
   'GET /health': { more: BROWSER },
+  'GET /livez': { more: BROWSER },
+  'GET /readyz': { more: BROWSER },
   'POST /registry/vms': { more: ['etag'], body: JSON_VM },
   'GET /registry/vms': { more: [...BROWSER, 'etag'] },
   'GET /registry/vms/:id': { more: [...BROWSER, 'etag'] },
@@ -44,7 +73,20 @@ const TABLE: Readonly<Record<string, { more?: readonly string[]; without?: reado
   'GET /registry/discover/:role': { more: [...BROWSER, 'etag'] },
   'GET /registry/events': { more: [...BROWSER, 'x-accel-buffering'], without: ['content-length'] },
   'GET /registry/backup': { more: [...BROWSER, 'content-disposition'] },
-  'GET /metrics': { more: BROWSER },
+  'GET /openapi.json': { more: [...BROWSER, 'etag'] },
+  'GET /metrics': { more: [...BROWSER, 'vary'] },
+  'GET /registry/recent': { more: BROWSER },
+  'GET /registry/activity': { more: BROWSER },
+  'GET /registry/replicas': { more: BROWSER },
+  'POST /auth/magic-link': {},
+  'GET /': { more: PAGE, client: ['Accept: text/html'] },
+  'GET /ui': { more: [...BROWSER, 'location'] },
+  'GET /ui/': { more: PAGE },
+  'GET /ui/login': { more: PAGE },
+  'GET /ui/:file': { more: PAGE },
+  'POST /ui/login': { body: '{"token":"LINK"}', more: ['set-cookie'] },
+  'GET /ui/session': { more: BROWSER },
+  'DELETE /ui/session': { more: ['set-cookie'] },
   'GET /registry/whoami': { more: BROWSER },
   'GET /registry/tokens': { more: BROWSER },
   'POST /registry/tokens': { body: '{"name":"made","scope":"read"}' },
@@ -85,23 +127,30 @@ test('the table names every route', () => {
   assert.deepEqual(ROUTES.map(({ method, path }) => `${method} ${path}`).sort(), Object.keys(TABLE).sort());
 });
 
-for (const [route, { more = [], without = [], body }] of Object.entries(TABLE)) {
+for (const [route, { more = [], without = [], body, client: sent = [] }] of Object.entries(TABLE)) {
   test(`${route} has the headers of the table for a plain client and for a vreg client`, async (t) => {
     const query = route === 'DELETE /registry/tokens' ? '?enrolledBy=old' : '';
     const line =
-      route.replace(':id', 'vm-1').replace(':other', 'vm-1').replace(':role', 'worker').replace(':name', 'old') + query;
+      route
+        .replace(':id', 'vm-1')
+        .replace(':other', 'vm-1')
+        .replace(':role', 'worker')
+        .replace(':name', 'old')
+        .replace(':file', [...loadPage().keys()][0]!) + query;
     for (const [client, own] of [
       [[], []],
       [['X-Vreg-Client: 1'], VREG],
     ] as const) {
       const app = await startApp(t);
+      const link = app.authenticator.createLink(app.authenticator.authenticate(credentialsWith('s3cret')));
+      const sentBody = body?.replace('LINK', link.secret);
       const position = NO_POSITION.includes(route) ? [] : [POSITION];
       const expected = [...PLAIN, ...own, ...more, ...position].filter((name) => !without.includes(name)).sort();
-      const { status, names } = await namesOf(t, app, request(line, [TOKEN, ...client], body));
-      assert.ok(status < 300, `${line}: ${status}`);
+      const { status, names } = await namesOf(t, app, request(line, [TOKEN, ...sent, ...client], sentBody));
+      assert.ok(status < 400, `${line}: ${status}`);
       assert.deepEqual(names, expected, `${line} ${client}`);
       if (!line.startsWith('GET')) continue;
-      const head = await namesOf(t, app, request(line.replace('GET', 'HEAD'), [TOKEN, ...client]));
+      const head = await namesOf(t, app, request(line.replace('GET', 'HEAD'), [TOKEN, ...sent, ...client]));
       assert.deepEqual(head, { status, names: expected }, `HEAD ${line} ${client}`);
     }
   });

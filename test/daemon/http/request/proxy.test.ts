@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import test from 'node:test';
 import fc from 'fast-check';
-import type { RequestContext } from '../../../daemon/http/context.ts';
-import { cleanForwardedFor, trustedProxies, trustForwardedHeaders } from '../../../daemon/http/proxy.ts';
-import { type ServedApp, serveApp } from '../../helpers/app.ts';
-import { exchange } from '../../helpers/raw.ts';
-import { until } from '../../helpers/until.ts';
+import type { RequestContext } from '../../../../daemon/http/context.ts';
+import { cleanForwardedFor, trustedProxies, trustForwardedHeaders } from '../../../../daemon/http/request/proxy.ts';
+import { type ServedApp, serveApp } from '../../../helpers/app.ts';
+import { exchange } from '../../../helpers/raw.ts';
+import { until } from '../../../helpers/until.ts';
 
 /** Sends a request with the headers and returns the client's address and scheme from the audit line. */
 async function seen(app: ServedApp, headers: Record<string, string>, path = '/registry/vms') {

@@ -1,8 +1,8 @@
 /** Reads and parses request bodies, and checks their media type, encoding, size and depth. */
-import { VregError } from '../../src/protocol/errors.ts';
-import { findFlaw } from '../../src/protocol/json.ts';
-import { UNCOUNTED } from '../limits.ts';
-import type { RequestContext, Route } from './context.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import { findFlaw } from '../../../src/protocol/json.ts';
+import { UNCOUNTED } from '../../limits.ts';
+import type { RequestContext, Route } from '../context.ts';
 
 /**
  * Bodies with one of these types, or without a type, are read as JSON. The original registry (vers-agent-services) ignores the
@@ -32,7 +32,7 @@ export function limitConnection(ctx: RequestContext): void {
 
 /** Maximum size of the body in bytes. */
 function maxBodyOf({ route, services }: RequestContext): number {
-  return Math.max(route?.listBody ?? 0, services.maxBody);
+  return Math.min(route?.maxBody ?? Infinity, Math.max(route?.listBody ?? 0, services.maxBody));
 }
 
 /**

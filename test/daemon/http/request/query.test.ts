@@ -1,10 +1,10 @@
 /** How the query of a request is read. */
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
-import type { VmList } from '../../../src/protocol/api.ts';
-import { type ServedApp, serveApp } from '../../helpers/app.ts';
-import { askRaw } from '../../helpers/connection.ts';
-import { aVm } from '../../helpers/vm.ts';
+import type { VmList } from '../../../../src/protocol/api.ts';
+import { type ServedApp, serveApp } from '../../../helpers/app.ts';
+import { askRaw } from '../../../helpers/connection.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 async function ask(t: TestContext, { at }: ServedApp, target: string, method = 'GET') {
   const [response] = await askRaw(

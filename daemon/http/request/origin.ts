@@ -3,7 +3,7 @@
  * this machine. Configured origins may use it through CORS (Fetch standard). @fastify/cors and similar packages answer
  * preflights for every path; this registry answers them only for its own routes, and before authentication.
  */
-import { BlockList, isIP } from 'node:net';
+import { isIP } from 'node:net';
 import {
   CLIENT_HEADER,
   LEASE_HEADER,
@@ -12,13 +12,16 @@ import {
   REQUEST_ID_HEADER,
   VERSION_HEADER,
   WARMING_HEADER,
-} from '../../src/protocol/api.ts';
-import { VregError } from '../../src/protocol/errors.ts';
-import type { RequestContext } from './context.ts';
+} from '../../../src/protocol/api.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import type { RequestContext } from '../context.ts';
+import { respondEmpty } from '../response/response.ts';
+import { allowedMethods } from '../router.ts';
+import { certificateName } from '../server/tls.ts';
+import { sessionSecret } from './cookies.ts';
+import { isLoopback } from './loopback.ts';
 import { socketClient } from './proxy.ts';
-import { respondEmpty } from './response.ts';
-import { allowedMethods } from './router.ts';
-import { certificateName } from './server/tls.ts';
+import { assertSameOrigin } from './same-origin.ts';
 
 /** Headers that a page may send: all headers that routes read. */
 const ALLOWED_HEADERS = `authorization, content-type, if-match, if-none-match, last-event-id, ${REQUEST_ID_HEADER}, ${CLIENT_HEADER}`;
@@ -41,7 +44,8 @@ const MAX_AGE = 600;
 
 /**
  * Step: if no token is configured, or if only a TLS certificate identifies the client, which browsers send automatically,
- * rejects pages from other origins and requests for foreign host names (DNS rebinding).
+ * rejects pages from other origins and requests for foreign host names (DNS rebinding). Requests with the cookie of a session
+ * must come from the registry's own page.
  * @throws VregError FORBIDDEN
  */
 export function rejectCrossOrigin(ctx: RequestContext): void {
@@ -49,6 +53,7 @@ export function rejectCrossOrigin(ctx: RequestContext): void {
   const { socket } = ctx.request;
   const isAllowed = allowOrigin(ctx);
   const hasOnlyCertificate = !headers.authorization && certificateName(socket) !== undefined;
+  if (!headers.authorization && sessionSecret(ctx) !== undefined) assertSameOrigin(ctx);
   if (!services.authenticator.isOpen && !hasOnlyCertificate) return;
   if (!isAllowed) rejectForeignOrigin(headers.origin);
   // No DNS name resolves to a unix socket.
@@ -134,13 +139,3 @@ function rejectForeignHost(header: string | undefined, names: Pick<ReadonlySet<s
 
 /** IPv4 addresses and names without a dot, optionally with a port. Nearly all requests match and skip the thorough check. */
 const ACCEPTED_FORM = /^(?:[a-z\d-]+|\d+\.\d+\.\d+\.\d+)(?::\d+)?$/;
-
-/** True if only this machine can reach the address. Does not resolve names: of these, only `localhost` is loopback. */
-export function isLoopback(host: string): boolean {
-  const family = isIP(host);
-  return family === 0 ? host === 'localhost' : LOOPBACK.check(host, family === 6 ? 'ipv6' : 'ipv4');
-}
-
-const LOOPBACK = new BlockList();
-LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4');
-LOOPBACK.addAddress('::1', 'ipv6');

@@ -9,15 +9,15 @@ import { connect, Socket } from 'node:net';
 import { Writable } from 'node:stream';
 import test from 'node:test';
 import { setImmediate } from 'node:timers/promises';
-import { pullStream, reserveFor, reserveText } from '../../../daemon/http/streaming.ts';
-import { Budget, createBudgets } from '../../../daemon/limits.ts';
-import type { VmList } from '../../../src/protocol/api.ts';
-import type { Vm } from '../../../src/protocol/vm.ts';
-import { serveApp } from '../../helpers/app.ts';
-import { call, errorOf } from '../../helpers/http.ts';
-import { readAnswers } from '../../helpers/raw.ts';
-import { until } from '../../helpers/until.ts';
-import { aVm } from '../../helpers/vm.ts';
+import { pullStream, reserveFor, reserveText } from '../../../../daemon/http/response/streaming.ts';
+import { Budget, createBudgets } from '../../../../daemon/limits.ts';
+import type { VmList } from '../../../../src/protocol/api.ts';
+import type { Vm } from '../../../../src/protocol/vm.ts';
+import { serveApp } from '../../../helpers/app.ts';
+import { call, errorOf } from '../../../helpers/http.ts';
+import { readAnswers } from '../../../helpers/raw.ts';
+import { until } from '../../../helpers/until.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 function aResponse(): ServerResponse {
   return new ServerResponse(new IncomingMessage(new Socket()));

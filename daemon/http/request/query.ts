@@ -2,10 +2,10 @@
  * Handles query parameters that a route does not know, because the response to a misspelled filter must not look like the
  * entire fleet.
  */
-import { VregError } from '../../src/protocol/errors.ts';
-import { maskTokens, printable } from '../../src/protocol/redact.ts';
-import type { RequestContext, Route } from './context.ts';
-import { isVregClient } from './response.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import { maskTokens, printable } from '../../../src/protocol/redact.ts';
+import type { RequestContext, Route } from '../context.ts';
+import { isVregClient } from '../response/response.ts';
 
 /** Characters of a parameter's name in an error or in the log. */
 const MAX_NAME = 60;

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import test from 'node:test';
-import { isLoopback } from '../../../daemon/http/origin.ts';
-import { serveApp } from '../../helpers/app.ts';
-import { call, errorOf } from '../../helpers/http.ts';
-import { aVm } from '../../helpers/vm.ts';
+import { isLoopback } from '../../../../daemon/http/request/loopback.ts';
+import { serveApp } from '../../../helpers/app.ts';
+import { call, errorOf } from '../../../helpers/http.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 test('loopback is 127.0.0.0/8, ::1 and localhost, and nothing that only looks similar', () => {
   for (const host of ['127.0.0.1', '127.9.9.9', '::1', 'localhost']) assert.equal(isLoopback(host), true, host);
