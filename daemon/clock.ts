@@ -7,6 +7,12 @@ export interface Clock {
   now(): number;
   /** Listening time in milliseconds since the first start of this registry. Never decreases. */
   listening(): number;
+  /** Listening time at a time of the wall clock. A future time counts as now. @param wall milliseconds since the epoch */
+  listeningAt(wall: number): number;
+  /** Stops the listening time, because heartbeats that other replicas receive do not arrive. */
+  suspend(): void;
+  /** Ends {@link suspend}. */
+  resume(): void;
   /** The last gap, the same object until the next one; undefined if there was none. */
   lastGap(): Gap | undefined;
 }
@@ -18,6 +24,15 @@ export interface Gap {
   /** A later sign of life was certainly sent after the gap. */
   readonly certainFrom: number;
 }
+
+/** A time in which no heartbeat could be received, on the wall clock in milliseconds since the epoch. */
+export interface Silence {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Maximum number of silences to remember. A heartbeat before an older one counts as older than it is by its length. */
+const MAX_SILENCES = 1000;
 
 /**
  * Milliseconds after a pause in which a request that is read may have waited in the kernel since before the pause: a busy
@@ -39,6 +54,10 @@ export class ListeningClock implements Clock {
   #last: number;
   #lastWall: number;
   #gap: Gap | undefined;
+  /** Oldest first. */
+  readonly #silences: Silence[];
+  /** Wall clock at {@link suspend}. */
+  #suspendedAt: number | undefined;
   readonly #monotonic: () => number;
   readonly #wall: () => number;
   #timer: NodeJS.Timeout | undefined;
@@ -46,8 +65,15 @@ export class ListeningClock implements Clock {
   /**
    * @param listened listening time of earlier runs in milliseconds, from the store
    * @param monotonic a clock in milliseconds that is independent of the wall clock
+   * @param silences of earlier runs, oldest first
    */
-  constructor(listened: number, monotonic: () => number = () => performance.now(), wall: () => number = Date.now) {
+  constructor(
+    listened: number,
+    monotonic: () => number = () => performance.now(),
+    wall: () => number = Date.now,
+    silences: readonly Silence[] = [],
+  ) {
+    this.#silences = [...silences];
     this.#listened = listened;
     this.#monotonic = monotonic;
     this.#wall = wall;
@@ -62,18 +88,48 @@ export class ListeningClock implements Clock {
   }
 
   listening(): number {
+    if (this.#suspendedAt !== undefined) return this.#listened;
     const now = this.#monotonic();
     return this.#listened + Math.min(Math.max(now - this.#last, 0), MAX_STEP);
   }
 
+  listeningAt(wall: number): number {
+    const now = this.#wall();
+    let time = this.listening() - Math.max(0, now - wall);
+    for (const { from, to } of this.#silences) time += Math.max(0, Math.min(to, now) - Math.max(from, wall));
+    if (this.#suspendedAt !== undefined) time += Math.max(0, now - Math.max(this.#suspendedAt, wall));
+    return Math.min(time, this.listening());
+  }
+
+  suspend(): void {
+    if (this.#suspendedAt !== undefined) return;
+    this.tick();
+    this.#suspendedAt = this.#wall();
+  }
+
+  resume(): void {
+    if (this.#suspendedAt === undefined) return;
+    this.#addSilence(this.#suspendedAt, this.#wall());
+    this.#suspendedAt = undefined;
+    this.#startStep();
+    this.#gap = { endedAt: this.#listened, certainFrom: this.#listened };
+  }
+
+  #addSilence(from: number, to: number): void {
+    if (to <= from) return;
+    this.#silences.push({ from, to });
+    if (this.#silences.length > MAX_SILENCES) this.#silences.shift();
+  }
+
   lastGap(): Gap | undefined {
     // A request may be handled before the delayed tick that would record the gap.
-    if (this.#monotonic() - this.#last > MAX_STEP) this.tick();
+    if (this.#suspendedAt === undefined && this.#monotonic() - this.#last > MAX_STEP) this.tick();
     return this.#gap;
   }
 
   /** Advances the listening time. Called at least every {@link MAX_STEP} while the process can receive heartbeats. */
   tick(): void {
+    if (this.#suspendedAt !== undefined) return;
     const step = this.#monotonic() - this.#last;
     // The monotonic clock may stop while a VM is suspended; then only the wall clock shows the gap, if it is set after the VM
     // is resumed. An operator who sets the clock causes the same jump, but its only effect is a warming period.
@@ -84,6 +140,7 @@ export class ListeningClock implements Clock {
     if (step <= MAX_STEP && jump <= MAX_STEP) return;
     // A suspend that only the wall clock shows may have ended at any time of the step.
     const endedAt = step > MAX_STEP ? this.#listened : before;
+    this.#addSilence(this.#lastWall - Math.max(step, jump) + MAX_STEP, this.#lastWall);
     this.#gap = { endedAt, certainFrom: this.#listened + QUEUE_TIME };
   }
 

@@ -119,6 +119,11 @@ export class EventLog {
     );
   }
 
+  /** The retained events. */
+  *newestFirst(): Generator<Event> {
+    for (let i = this.#retained.length - 1; i >= 0; i--) yield this.#retained[i]!;
+  }
+
   /** The current end of the log, for {@link after}. */
   get mark(): number {
     return this.#added;

@@ -3,7 +3,7 @@ import type { Why } from '../../src/protocol/api.ts';
 import type { Clock } from '../clock.ts';
 import type { Registry } from './registry.ts';
 import type { VmRecord } from './vm-record.ts';
-import { isUncertain, Snapshot } from './vm-snapshot.ts';
+import { Snapshot, uncertaintyOf } from './vm-snapshot.ts';
 
 /** Explains why `discover` returns or omits a VM. */
 export function explain(registry: Registry, entry: VmRecord): Why {
@@ -62,13 +62,19 @@ export interface Warming {
 export function warmingOf(entries: Iterable<VmRecord> | Snapshot, clock: Clock, lease: number): Warming | undefined {
   const now = clock.listening();
   const certainFrom = clock.lastGap()?.certainFrom ?? Number.NEGATIVE_INFINITY;
-  let until = 0;
+  const horizon = now - lease;
+  const lists =
+    entries instanceof Snapshot
+      ? entries.parts.map((part) => part.uncertainty(certainFrom, now, horizon))
+      : [uncertaintyOf(entries, certainFrom, horizon)];
+  let until = Number.NEGATIVE_INFINITY;
   let suspects = 0;
-  for (const entry of entries instanceof Snapshot ? entries.uncertain(certainFrom) : entries) {
-    if (entry.leaseFrom < now - lease || !isUncertain(entry, certainFrom)) continue;
-    if (entry.isSuspect) suspects++;
-    until = Math.max(until, entry.leaseFrom + lease);
+  for (const uncertainty of lists) {
+    until = Math.max(until, uncertainty.leaseFrom + lease);
+    suspects += uncertainty.suspects;
   }
   // At least one second, because 0 would mean that the answer is reliable.
-  return until === 0 ? undefined : { seconds: Math.max(1, Math.ceil((until - now) / 1000)), suspects };
+  return until === Number.NEGATIVE_INFINITY
+    ? undefined
+    : { seconds: Math.max(1, Math.ceil((until - now) / 1000)), suspects };
 }

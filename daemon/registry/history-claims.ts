@@ -6,7 +6,7 @@
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { AgentHeartbeat, HistoryAnswer, OtherRegistry } from '../../src/protocol/heartbeat.ts';
 import { parsePosition } from '../../src/protocol/position.ts';
-import type { Contents } from '../store/store.ts';
+import type { Contents, RecordChange } from '../store/store.ts';
 import type { Now } from './identity.ts';
 import type { RegistryObserver } from './options.ts';
 import type { Positions } from './positions.ts';
@@ -57,13 +57,16 @@ export class HistoryClaims {
     return this.#otherRegistry;
   }
 
-  /** Compares the positions in a heartbeat that was accepted. @returns undefined if it has none */
-  answer(id: string, heartbeat: AgentHeartbeat, now: Now): HistoryAnswer | undefined {
+  /**
+   * Compares the positions in a heartbeat that was accepted. @param isCurrent as for {@link Positions.compare}
+   * @returns undefined if it has none
+   */
+  answer(id: string, heartbeat: AgentHeartbeat, now: Now, isCurrent?: boolean): HistoryAnswer | undefined {
     const { position, alternates } = heartbeat;
     if (position === undefined) return undefined;
     // A client can send any text, and a claim is stored and shown.
     const leftPosition = isOtherPosition(heartbeat.leftPosition, position) ? heartbeat.leftPosition : undefined;
-    const history = this.#positions.compare(position);
+    const history = this.#positions.compare(position, isCurrent);
     const hasLeft = leftPosition !== undefined && this.#positions.compare(leftPosition) === 'same';
     const returned = hasLeft && (history === 'other' || (history === 'same' && follows(leftPosition, position)));
     if (alternates && returned) this.#claimOther(id, leftPosition, position, now);
@@ -71,6 +74,12 @@ export class HistoryClaims {
       this.#claimOther(id, position, leftPosition, now);
     else if (history === 'other') this.#claimRollback(id, now);
     return returned ? { history, returned } : { history };
+  }
+
+  /** Applies a record that another replica has written. */
+  recordArrived({ body }: RecordChange): void {
+    if (body === undefined) this.#claimants.clear();
+    this.#otherRegistry = body === undefined ? undefined : (JSON.parse(body) as OtherRegistry);
   }
 
   /** Discards the claims of a removed VM. */

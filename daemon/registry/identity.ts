@@ -161,27 +161,46 @@ const MAX_RETRY_GAP = 3 * 2 * MAX_RETRY_AFTER * 1000;
 /** Maximum number of heartbeat tokens of former holders to remember per VM. */
 const MAX_SUPERSEDED = 8;
 
+/**
+ * Converts between the listening clock and the clock of stored times, in milliseconds. Replicas have different listening clocks,
+ * so their records have times of the wall clock.
+ */
+export interface StoredTimes {
+  toStored?(listening: number): number;
+  fromStored?(stored: number): number;
+}
+
+const SAME_TIMES: StoredTimes = {};
+
 export class Identities {
   readonly #holders = new Map<string, Holder>();
   /** All conflicts, oldest first. */
   readonly #conflicts = new Map<string, StoredConflict>();
   readonly #records: RecordQueue;
   readonly #observer: Pick<RegistryObserver, 'conflict'>;
+  readonly #registrationOf: (id: string) => number | undefined;
+  readonly #times: StoredTimes;
 
-  /** @param registrationOf returns the revision of the registration of a VM; undefined if it is not registered */
+  /**
+   * @param registrationOf returns the revision of the registration of a VM; undefined if it is not registered
+   * @param times of records; by default on the listening clock
+   */
   constructor(
     { records }: Pick<Contents, 'records'>,
     registrationOf: (id: string) => number | undefined,
     queue: RecordQueue,
     observer: Pick<RegistryObserver, 'conflict'> = {},
+    times = SAME_TIMES,
   ) {
     this.#records = queue;
     this.#observer = observer;
+    this.#registrationOf = registrationOf;
+    this.#times = times;
     const conflicts: [key: string, conflict: StoredConflict][] = [];
     for (const { kind, key, body } of records) {
-      if (kind === 'conflict') conflicts.push([key, JSON.parse(body) as StoredConflict]);
+      if (kind === 'conflict') conflicts.push([key, this.#parseConflict(body)]);
       if (kind !== 'identity') continue;
-      const holder = parseHolder(body);
+      const holder = this.#parseHolder(body);
       // The removal of a VM is durable before the removal of its identity. A crash in between leaves an orphan.
       if (holder.created === registrationOf(key)) this.#holders.set(key, holder);
       else this.#records.add({ kind, key, body: undefined });
@@ -198,9 +217,44 @@ export class Identities {
     }
   }
 
+  /** Applies a record that another replica has written. */
+  recordArrived({ kind, key, body }: RecordChange): void {
+    if (kind === 'identity') {
+      if (body === undefined) this.#holders.delete(key);
+      else this.#holders.set(key, this.#parseHolder(body));
+      return;
+    }
+    if (body === undefined) {
+      this.#conflicts.delete(key);
+      return;
+    }
+    const conflict = this.#parseConflict(body);
+    const before = this.#conflicts.get(key);
+    this.#conflicts.set(key, conflict);
+    if (before?.state !== conflict.state && this.#registrationOf(conflict.id) !== undefined) this.#announce(conflict);
+  }
+
+  #parseHolder(body: string): Holder {
+    return withTimes(parseHolder(body), this.#times.fromStored);
+  }
+
+  #parseConflict(body: string): StoredConflict {
+    return withRefusal(JSON.parse(body) as StoredConflict, this.#times.fromStored);
+  }
+
+  /** Logs and publishes a conflict, unless its VM has too many. */
+  #announce(conflict: StoredConflict): void {
+    if (this.#countOf(conflict.id) <= MAX_ANNOUNCED) this.#observer.conflict?.(publicPart(conflict));
+  }
+
   /** All conflicts, newest first. */
   get conflicts(): Conflict[] {
     return [...this.#conflicts.values()].reverse().map(publicPart);
+  }
+
+  /** Number of {@link conflicts}. */
+  get conflictCount(): number {
+    return this.#conflicts.size;
   }
 
   /** For each VM, only the conflicts since it got its current role; newest first. */
@@ -254,7 +308,7 @@ export class Identities {
    */
   recordAfterMove(entry: VmRecord, movedAt: string): RecordChange[] {
     const holder = this.#movedHolder(entry, movedAt);
-    return holder ? [identityRecord(entry.id, holder)] : [];
+    return holder ? [this.#identityRecord(entry.id, holder)] : [];
   }
 
   /**
@@ -423,8 +477,7 @@ export class Identities {
       refusedAt: listening,
     };
     this.#putConflict(key, conflict);
-    if (before?.state !== found.state && this.#countOf(found.id) <= MAX_ANNOUNCED)
-      this.#observer.conflict?.(publicPart(conflict));
+    if (before?.state !== found.state) this.#announce(conflict);
     if (this.#conflicts.size > MAX_CONFLICTS) this.#deleteConflict(this.#oldestOfMost());
     return conflict;
   }
@@ -459,7 +512,17 @@ export class Identities {
 
   #putHolder(id: string, holder: Holder): void {
     this.#holders.set(id, holder);
-    this.#records.add(identityRecord(id, holder));
+    this.#records.add(this.#identityRecord(id, holder));
+  }
+
+  /** The record of a VM's identity; undefined if it has none. */
+  recordOf(id: string): RecordChange | undefined {
+    const holder = this.#holders.get(id);
+    return holder && this.#identityRecord(id, holder);
+  }
+
+  #identityRecord(id: string, holder: Holder): RecordChange {
+    return { kind: 'identity', key: id, body: JSON.stringify(withTimes(holder, this.#times.toStored)) };
   }
 
   /** Key of the oldest conflict of the VM that has the most conflicts. */
@@ -480,12 +543,24 @@ export class Identities {
 
   #putConflict(key: string, conflict: StoredConflict): void {
     this.#conflicts.set(key, conflict);
-    this.#records.add({ kind: 'conflict', key, body: JSON.stringify(conflict) });
+    this.#records.add({ kind: 'conflict', key, body: JSON.stringify(withRefusal(conflict, this.#times.toStored)) });
   }
 }
 
-function identityRecord(id: string, holder: Holder): RecordChange {
-  return { kind: 'identity', key: id, body: JSON.stringify(holder) };
+/** Converts the times of a holder between the listening clock and the clock of its record. */
+function withTimes(holder: Holder, convert: StoredTimes['toStored'] | undefined): Holder {
+  if (!convert) return holder;
+  const { proven } = holder;
+  return {
+    ...holder,
+    heardAt: convert(holder.heardAt),
+    ...(proven && { proven: { ...proven, heardAt: convert(proven.heardAt), until: convert(proven.until) } }),
+  };
+}
+
+function withRefusal(conflict: StoredConflict, convert: StoredTimes['toStored'] | undefined): StoredConflict {
+  const { refusedAt } = conflict;
+  return convert && refusedAt !== undefined ? { ...conflict, refusedAt: convert(refusedAt) } : conflict;
 }
 
 /** Data dirs from before the first release have `ousted` instead of `superseded` and `rests` instead of `isIdle`. */

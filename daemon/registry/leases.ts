@@ -8,12 +8,14 @@
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { Position } from '../../src/protocol/position.ts';
+import { ROLES, type Role, STATUSES, type Status } from '../../src/protocol/vm.ts';
 import type { Clock, Gap } from '../clock.ts';
 import type { StoredRecord } from '../store/store.ts';
 import type { EventLog } from './events.ts';
 import { LinkedQueue } from './linked-queue.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import type { LastSeen, VmRecord } from './vm-record.ts';
+import { isUncertain } from './vm-snapshot.ts';
 import type { HeartbeatBuffer, RecordQueue } from './writes.ts';
 
 /** Minimum number of VMs in a mass loss. Fewer can fail together, for example with a rack or a deployment. */
@@ -27,6 +29,9 @@ const UNSAVED_TIME = 1000;
 
 /** Maximum number of pauses to remember. A daemon that is paused every second would otherwise store thousands in one lease. */
 const MAX_PAUSES = 100;
+
+/** Milliseconds by which replicas may know the same sign of life differently, because they exchange seconds. */
+const RESOLUTION = 1000;
 
 /** Key of the record that holds {@link Terms}. No VM has it, because the id of a VM is never empty. */
 const TERMS = '';
@@ -51,21 +56,35 @@ interface Suspicion {
   until: number;
 }
 
+/** Maximum number of VMs to examine for one that is running: less than 0.1 ms. */
+const MAX_EXAMINED = 1000;
+
 /** The VMs whose leases a sweep found expired. */
 export interface Expired {
   stale: VmRecord[];
   suspect: VmRecord[];
 }
 
+/** Number of VMs with a role, a declared status and a liveness. */
+export interface Census {
+  role: Role;
+  status: Status;
+  /** `none` unless the status is `running`. */
+  liveness: 'live' | 'suspect' | 'stale' | 'none';
+  count: number;
+}
+
 export class Leases {
   /** VMs that were not stale at the last sweep, in the order of their last sign of life, oldest first. */
-  readonly #fresh = new LinkedQueue<VmRecord>(isRunning);
+  readonly #fresh = new LinkedQueue<VmRecord>(kindOf);
   /** Suspect VMs, in the order in which their extra leases end. */
-  readonly #suspect = new LinkedQueue<VmRecord>(isRunning);
+  readonly #suspect = new LinkedQueue<VmRecord>(kindOf);
   /** Stale VMs, in no particular order. */
-  readonly #stale = new LinkedQueue<VmRecord>(isRunning);
+  readonly #stale = new LinkedQueue<VmRecord>(kindOf);
   /** Elements of {@link #fresh} that may not be in their place yet. */
   readonly #added: VmRecord[] = [];
+  /** The earliest start of a lease among them. */
+  #addedFrom = Number.POSITIVE_INFINITY;
   readonly #lease: number;
   readonly #share: number;
   readonly #records: Pick<RecordQueue, 'add'> | undefined;
@@ -116,6 +135,7 @@ export class Leases {
     queue.push(entry);
     if (queue === this.#stale) return true;
     this.#added.push(entry);
+    this.#addedFrom = Math.min(this.#addedFrom, entry.leaseFrom);
     return false;
   }
 
@@ -126,6 +146,7 @@ export class Leases {
 
   /** Restores the order after {@link add}: moves the added VMs to their places in one walk through the queue. */
   sort(): void {
+    this.#addedFrom = Number.POSITIVE_INFINITY;
     let next = this.#fresh.first;
     for (const entry of inOrder(this.#added.splice(0))) {
       // A sweep may have found its lease expired in the meantime.
@@ -141,8 +162,48 @@ export class Leases {
   }
 
   /** Numbers of running VMs at the last sweep. */
-  get counts(): { stale: number; suspect: number } {
-    return { stale: this.#stale.count, suspect: this.#suspect.count };
+  get counts(): { live: number; stale: number; suspect: number } {
+    return { live: runningIn(this.#fresh), stale: runningIn(this.#stale), suspect: runningIn(this.#suspect) };
+  }
+
+  /** Numbers of VMs at the last sweep, also those that are 0. Examines no VM. */
+  census(): Census[] {
+    const queues = { live: this.#fresh, suspect: this.#suspect, stale: this.#stale };
+    return ROLES.flatMap((role) =>
+      STATUSES.flatMap((status): Census[] => {
+        const counts = Object.entries(queues).map(([liveness, queue]) => ({
+          role,
+          status,
+          liveness: liveness as keyof typeof queues,
+          count: queue.countOf(kindOf({ role, status })),
+        }));
+        if (status === 'running') return counts;
+        return [{ role, status, liveness: 'none', count: counts.reduce((sum, { count }) => sum + count, 0) }];
+      }),
+    );
+  }
+
+  /**
+   * The listening time at which no VM of the last sweep is uncertain any more, at the latest; undefined if none is. Examines only
+   * the oldest VMs, because probes without a token ask.
+   * @param certainFrom as for {@link isUncertain}
+   */
+  uncertainUntil(certainFrom: number): number | undefined {
+    const starts: number[] = [];
+    if (runningIn(this.#suspect) > 0) starts.push(this.#suspect.last!.leaseFrom);
+    if (this.#isOldestUncertain(certainFrom)) starts.push(Math.max(certainFrom, this.#fresh.first!.leaseFrom));
+    return starts.length === 0 ? undefined : Math.max(...starts) + this.#lease;
+  }
+
+  /** The queue is in the order of signs of life, so its oldest running VM is uncertain if any is. */
+  #isOldestUncertain(certainFrom: number): boolean {
+    let examined = 0;
+    for (const entry of this.#fresh) {
+      // Many VMs that are not running, for at most a lease.
+      if (++examined > MAX_EXAMINED) return true;
+      if (isRunning(entry)) return isUncertain(entry, certainFrom);
+    }
+    return false;
   }
 
   /** The running VMs that were stale or suspect at the last sweep. */
@@ -152,6 +213,8 @@ export class Leases {
 
   /** True if a {@link sweep} would find an expired lease. */
   isDue(horizon: number): boolean {
+    // An import takes seconds, in which leases of VMs that it has added behind the others can expire.
+    if (this.#addedFrom < horizon) this.sort();
     return isFirstDue(this.#fresh, horizon) || isFirstDue(this.#suspect, horizon);
   }
 
@@ -184,8 +247,8 @@ export class Leases {
   #isMassLoss(due: readonly VmRecord[], horizon: number): boolean {
     if (this.#share >= 1) return false;
     const soon = horizon + heartbeatInterval(this.#lease);
-    let lost = due.filter(isRunning).length + this.#suspect.count;
-    const min = Math.max(MIN_MASS_LOSS, Math.floor(this.#share * (lost + this.#fresh.count)) + 1);
+    let lost = due.filter(isRunning).length + runningIn(this.#suspect);
+    const min = Math.max(MIN_MASS_LOSS, Math.floor(this.#share * (lost + runningIn(this.#fresh))) + 1);
     for (const entry of this.#fresh) {
       if (lost >= min || entry.heardAt >= soon) break;
       if (isRunning(entry)) lost++;
@@ -221,6 +284,15 @@ function takeDue(queue: LinkedQueue<VmRecord>, horizon: number): VmRecord[] {
   return due;
 }
 
+/** The kind by which the queues count VMs: a number for each role and status. */
+function kindOf({ role, status }: Pick<VmRecord, 'role' | 'status'>): number {
+  return ROLES.indexOf(role) * STATUSES.length + STATUSES.indexOf(status);
+}
+
+function runningIn(queue: LinkedQueue<VmRecord>): number {
+  return ROLES.reduce((sum, role) => sum + queue.countOf(kindOf({ role, status: 'running' })), 0);
+}
+
 function isRunning({ status }: VmRecord): boolean {
   return status === 'running';
 }
@@ -245,12 +317,16 @@ export class Liveness {
   /** Pauses of the daemon within the last lease. A heartbeat that arrived right after one may have waited in the kernel. */
   #pauses: readonly Gap[] = [];
   #since = 0;
+  /** Milliseconds for which nothing expires after heartbeats may have been missed; 0 if this process receives all. */
+  readonly #grace: number;
+  /** The end of the grace time, and the horizon at its start, on the listening clock. */
+  #held = { until: 0, horizon: 0 };
   /** Ids as in {@link Terms}. */
   #inDoubt: ReadonlySet<string> = new Set();
 
   /** @param changed called with each VM that has become live, suspect or stale */
   constructor(
-    { clock, staleAfter, massLoss, observer = {} }: RegistryOptions,
+    { clock, staleAfter, massLoss, observer = {}, store: { replication } }: RegistryOptions,
     events: EventLog,
     unsaved: HeartbeatBuffer,
     changed: (entry: VmRecord) => void,
@@ -262,6 +338,31 @@ export class Liveness {
     this.#observer = observer;
     this.#unsaved = unsaved;
     this.#changed = changed;
+    // A heartbeat reaches this replica within one interval, or another one, which reports it within two flushes.
+    this.#grace = replication ? heartbeatInterval(staleAfter) + 2 * replication.flushInterval : 0;
+    if (replication) this.#hold();
+  }
+
+  /** Lets nothing expire until every live VM has been heard again. */
+  #hold(): void {
+    const now = this.#clock.listening();
+    const horizon = now < this.#held.until ? this.#held.horizon : now - this.#lease;
+    this.#held = { until: now + this.#grace, horizon };
+  }
+
+  /** Time on the listening clock before which a lease has expired if it began then. */
+  #expiryHorizon(): number {
+    const now = this.#clock.listening();
+    return now < this.#held.until ? Math.min(this.#held.horizon, now - this.#lease) : now - this.#lease;
+  }
+
+  /** Stops the listening time while heartbeats that other replicas receive do not arrive. */
+  currencyChanged(isCurrent: boolean): void {
+    if (!isCurrent) this.#clock.suspend();
+    else {
+      this.#clock.resume();
+      this.#hold();
+    }
   }
 
   /**
@@ -315,7 +416,7 @@ export class Liveness {
    */
   horizon(position: Position): number {
     this.#noticeGap();
-    const horizon = this.#clock.listening() - this.#lease;
+    const horizon = this.#expiryHorizon();
     if (!this.#leases.isDue(horizon)) return horizon;
     const { stale, suspect } = this.#leases.sweep(horizon);
     for (const entry of stale) this.#changed(entry);
@@ -325,6 +426,13 @@ export class Liveness {
     for (const entry of suspect) this.#events.add('suspect', entry, occasion);
     if (suspect.length > 0) this.#observer.massLoss?.(suspect);
     return horizon;
+  }
+
+  /** Seconds for which answers may still include dead VMs, at the most; 0 if they cannot. Call it after {@link horizon}. */
+  get warmingSeconds(): number {
+    const certainFrom = this.#clock.lastGap()?.certainFrom ?? Number.NEGATIVE_INFINITY;
+    const until = this.#leases.uncertainUntil(certainFrom);
+    return until === undefined ? 0 : Math.max(1, Math.ceil((until - this.#clock.listening()) / 1000));
   }
 
   #noticeGap(): void {
@@ -365,6 +473,22 @@ export class Liveness {
     return { lastSeen: this.#clock.now(), heardAt: this.#clock.listening() };
   }
 
+  /** A sign of life that another replica has received. @param lastSeen wall clock; a future one counts as now */
+  signOfLifeAt(lastSeen: number): LastSeen {
+    return { lastSeen: Math.min(lastSeen, this.#clock.now()), heardAt: this.#clock.listeningAt(lastSeen) };
+  }
+
+  /** True if a sign of life that another replica has received is later than the last one that this replica knows. */
+  isLater({ lastSeen, heardAt }: LastSeen, { seen, heardAt: before }: VmRecord): boolean {
+    return lastSeen - seen.lastSeen >= RESOLUTION && heardAt > before;
+  }
+
+  /** The last sign of life of a VM that another replica has changed. @param before the VM that this replica knows */
+  laterSign(before: VmRecord | undefined, after: VmRecord): LastSeen {
+    const seen = this.signOfLifeAt(after.seen.lastSeen);
+    return before && !this.isLater(seen, before) ? before.seen : seen;
+  }
+
   /** An earlier sign of life, which another registry has received. @param lastSeen wall clock; a future one counts as now */
   earlierSignOfLife(lastSeen: number): LastSeen {
     const now = this.signOfLife();
@@ -386,6 +510,11 @@ export class Liveness {
   /** As {@link Leases.counts}. */
   get counts(): Leases['counts'] {
     return this.#leases.counts;
+  }
+
+  /** As {@link Leases.census}. */
+  census(): Census[] {
+    return this.#leases.census();
   }
 
   /** Restores the order of the leases after {@link add}. */

@@ -12,23 +12,33 @@ export interface Linked<T extends Linked<T>> {
 }
 
 export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
-  readonly #isCounted: (element: T) => boolean;
+  readonly #kindOf: (element: T) => number;
   #first: T | undefined;
   #last: T | undefined;
-  #count = 0;
+  /** Number of elements by their kind. */
+  readonly #counts: number[] = [];
 
-  /** @param isCounted must not change for an element while it is in the queue. By default, all elements are counted */
-  constructor(isCounted: (element: T) => boolean = () => true) {
-    this.#isCounted = isCounted;
+  /** @param kindOf a small integer, which must not change for an element while it is in the queue */
+  constructor(kindOf: (element: T) => number = () => 0) {
+    this.#kindOf = kindOf;
   }
 
-  /** Number of elements in the queue that are counted. */
-  get count(): number {
-    return this.#count;
+  /** Number of elements of a kind. */
+  countOf(kind: number): number {
+    return this.#counts[kind] ?? 0;
+  }
+
+  #count(element: T, change: 1 | -1): void {
+    const kind = this.#kindOf(element);
+    this.#counts[kind] = this.countOf(kind) + change;
   }
 
   get first(): T | undefined {
     return this.#first;
+  }
+
+  get last(): T | undefined {
+    return this.#last;
   }
 
   /**
@@ -53,7 +63,7 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     else this.#first = element;
     if (next) next.previous = element;
     else this.#last = element;
-    if (this.#isCounted(element)) this.#count++;
+    this.#count(element, 1);
   }
 
   /** Removes an element of this queue. */
@@ -66,7 +76,7 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     element.queue = undefined;
     element.previous = undefined;
     element.next = undefined;
-    if (this.#isCounted(element)) this.#count--;
+    this.#count(element, -1);
   }
 
   /** Puts an element that is in no queue at the place of an element of this queue. */

@@ -1,7 +1,7 @@
 /** The dependencies and settings of the registry, and the observer to which it reports. */
 import type { Conflict, OtherRegistry } from '../../src/protocol/heartbeat.ts';
 import type { Clock } from '../clock.ts';
-import type { Store } from '../store/store.ts';
+import type { RecordChange, Store } from '../store/store.ts';
 import type { RegistryLimits } from './capacity.ts';
 import type { EventLogLimits } from './events.ts';
 import type { VmRecord } from './vm-record.ts';
@@ -33,6 +33,8 @@ export interface RegistryOptions {
   onDeregister?: ((id: string) => Attachment | undefined) | undefined;
   /** Returns the records to change in the same transaction as the VM's place in the order, such as its own token. */
   onMove?: ((id: string, created: number) => Attachment | undefined) | undefined;
+  /** Receives the records of tokens and sessions that other replicas have written. */
+  onTokenRecord?: ((record: RecordChange) => void) | undefined;
   /** Events retained for subscribers that reconnect. */
   eventLog?: EventLogLimits | undefined;
 }

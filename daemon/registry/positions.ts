@@ -8,11 +8,19 @@ import { type Comparison, formatPosition, type Position, parsePosition } from '.
 export class Positions {
   /** Tag of each change in the journal, by revision, oldest first. */
   readonly #tags = new Map<number, string>();
+  readonly #mayLag: boolean;
+  readonly #start: number;
   #latest!: Position;
   #text = '';
 
-  /** @param known positions of the changes in the journal, oldest first; the last one is the current position */
-  constructor(known: readonly Position[]) {
+  /**
+   * @param known positions of the changes in the journal, oldest first; the last one is the current position
+   * @param mayLag true if other replicas may have committed changes that have not arrived yet
+   * @param start revision before the first change of this history
+   */
+  constructor(known: readonly Position[], mayLag = false, start = 0) {
+    this.#mayLag = mayLag;
+    this.#start = start;
     for (const position of known) this.publish(position);
   }
 
@@ -31,19 +39,26 @@ export class Positions {
     this.#latest = position;
     this.#text = formatPosition(position);
     this.#tags.set(position.revision, position.tag);
-    for (const revision of this.#tags.keys()) {
-      if (revision > position.revision - JOURNAL_LENGTH) break;
-      this.#tags.delete(revision);
-    }
+    while (this.#tags.size > JOURNAL_LENGTH) this.#tags.delete(this.#tags.keys().next().value!);
   }
 
-  /** Compares a position that a client has received with the history of this registry. Reads no disk. */
-  compare(text: string): Comparison {
+  /** True if a change at this position may have been committed, but has not arrived yet. */
+  isAhead(text: string): boolean {
+    const position = this.#mayLag ? parsePosition(text) : undefined;
+    return position !== undefined && position.revision > this.#latest.revision;
+  }
+
+  /**
+   * Compares a position that a client has received with the history of this registry. Reads no disk.
+   * @param isCurrent every change that was committed before the client sent the position has arrived
+   */
+  compare(text: string, isCurrent = !this.#mayLag): Comparison {
     const position = parsePosition(text);
     if (!position) return 'unknown';
-    if (position.revision > this.#latest.revision) return 'other';
+    if (position.revision > this.#latest.revision) return isCurrent ? 'other' : 'unknown';
     const tag = this.#tags.get(position.revision);
     if (tag !== undefined) return tag === position.tag ? 'same' : 'other';
+    if (position.revision < this.#start) return 'other';
     const oldest = this.#tags.keys().next().value!;
     // The journal has every revision of this history since its oldest one, so the position belongs to another history.
     return position.revision < oldest ? 'unknown' : 'other';

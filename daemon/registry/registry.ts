@@ -5,21 +5,32 @@
  * store, and becomes visible when it is durable. Thus many writes can share a sync, only one of two concurrent registrations of
  * an id can succeed, and no reader sees a change that a power failure could undo.
  */
-import type { DiscoverQuery } from '../../src/protocol/api.ts';
-import { VregError } from '../../src/protocol/errors.ts';
-import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
+import type { DiscoverQuery, ReplicaInfo } from '../../src/protocol/api.ts';
+import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
+import type { ChangeType } from '../../src/protocol/events.ts';
 import type { Conflict, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
-import type { Position } from '../../src/protocol/position.ts';
+import { type Position, parsePosition } from '../../src/protocol/position.ts';
 import { type ImportedVm, inFieldOrder, type Registration, type VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type { Contents, ForEach, JournalNote, LastChange, RecordChange, Store } from '../store/store.ts';
+import type {
+  Arrival,
+  Contents,
+  ForEach,
+  JournalItem,
+  JournalNote,
+  LastChange,
+  RecordChange,
+  Replication,
+  Store,
+  StoredVm,
+} from '../store/store.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import { EventLog, type Occasion } from './events.ts';
 import { HealthReports } from './health.ts';
 import { HistoryClaims } from './history-claims.ts';
-import { type Enroller, Identities, type Now, type Proof } from './identity.ts';
-import { Liveness } from './leases.ts';
-import type { RegistryOptions } from './options.ts';
+import { type Enroller, Identities, type Now, type Proof, type StoredTimes } from './identity.ts';
+import { type Census, Liveness } from './leases.ts';
+import type { RegistryObserver, RegistryOptions } from './options.ts';
 import { Positions } from './positions.ts';
 import {
   ANONYMOUS,
@@ -39,13 +50,34 @@ import {
   typeOf,
   type WriteOptions,
 } from './preconditions.ts';
+import { SharedChanges, Superseded } from './shared-changes.ts';
 import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
-import { type Attachment, type Decision, HeartbeatBuffer, PendingChanges, type VmDecision } from './writes.ts';
+import {
+  type Attachment,
+  type Changes,
+  type Decision,
+  HeartbeatBuffer,
+  PendingChanges,
+  type VmDecision,
+} from './writes.ts';
 
 /** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';
+
+/** Attempts at a change while other replicas change the same VM. */
+const MAX_ATTEMPTS = 5;
+/** Changes of an import that are committed to a shared store at the same time: etcd is then close to its highest throughput. */
+const IMPORT_WRITERS = 16;
+/** Codes of errors for which a replica that has not caught up may refuse a change. */
+const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'CONFLICT',
+  'NOT_FOUND',
+  'PRECONDITION_FAILED',
+  'FORBIDDEN',
+  'UNAUTHORIZED',
+]);
 
 /** A change to a VM, as an event reports it. */
 export interface VmChange {
@@ -71,20 +103,30 @@ export class Registry {
   readonly lineage: Lineage;
   /** Heartbeats and records that the next {@link saveHeartbeats} makes durable. */
   readonly unsaved: HeartbeatBuffer;
+  /** Number of accepted heartbeats since the start. */
+  heartbeatCount = 0;
   readonly #store: Store;
   readonly #limits: RegistryLimits | undefined;
   readonly #onDeregister: RegistryOptions['onDeregister'];
   readonly #onMove: RegistryOptions['onMove'];
   readonly #index = new VmIndex(() => `${this.positions.current} ${this.clock.now()}`);
   readonly #liveness: Liveness;
-  readonly #pending: PendingChanges;
+  readonly #pending: Changes;
+  /** {@link #pending} if this process is the only writer. */
+  readonly #single: PendingChanges | undefined;
+  /** {@link #pending} if there are several replicas. */
+  readonly #shared: SharedChanges | undefined;
+  readonly #replication: Replication | undefined;
+  readonly #onTokenRecord: RegistryOptions['onTokenRecord'];
+  /** States of VMs before changes of this replica that are visible, but have not arrived yet. */
+  readonly #earlier = new Map<string, VmRecord>();
   /** Number of {@link commitTokens} in progress. */
   #tokenCommits = 0;
   /** Resolves when the {@link import} in progress is done. Other changes wait for it. */
   #importing: Promise<void> | undefined;
 
   constructor(options: RegistryOptions, contents: Contents<VmRecord>) {
-    const { store, clock, staleAfter, eventLog, observer, limits, onDeregister, onMove } = options;
+    const { store, clock, staleAfter, eventLog, observer, limits, onDeregister, onMove, onTokenRecord } = options;
     this.id = contents.registryId;
     this.staleAfter = staleAfter;
     this.clock = clock;
@@ -92,18 +134,29 @@ export class Registry {
     this.#limits = limits;
     this.#onDeregister = onDeregister;
     this.#onMove = onMove;
-    this.positions = new Positions(contents.positions);
-    this.#pending = new PendingChanges(store, this.positions, () => this.sweep());
+    this.#onTokenRecord = onTokenRecord;
+    this.#replication = store.replication;
+    this.positions = new Positions(contents.positions, this.#replication !== undefined, contents.start);
+    const sweep = () => this.sweep();
+    this.#shared = this.#replication && new SharedChanges(store, this.positions, sweep);
+    this.#single = this.#replication ? undefined : new PendingChanges(store, this.positions, sweep);
+    this.#pending = (this.#shared ?? this.#single)!;
     this.unsaved = new HeartbeatBuffer(store);
     const inOrder = contents.vms.toSorted((a, b) => a.version.created - b.version.created);
     for (const entry of inOrder) this.#index.put(entry);
-    this.identities = new Identities(contents, (id) => this.registrationOf(id), this.unsaved.records, {
-      ...observer,
+    const identityObserver: RegistryObserver = {
       conflict: (conflict) => {
         observer?.conflict?.(conflict);
         this.#publishConflict(conflict);
       },
-    });
+    };
+    this.identities = new Identities(
+      contents,
+      (id) => this.registrationOf(id),
+      this.unsaved.records,
+      identityObserver,
+      this.#replication && wallTimes(clock),
+    );
     this.historyClaims = new HistoryClaims(contents, this.positions, this.unsaved.records, observer);
     this.events = new EventLog(contents.revision, eventLog);
     const changed = (entry: VmRecord) => this.#index.invalidate(entry);
@@ -113,7 +166,19 @@ export class Registry {
     });
     this.#liveness = new Liveness(options, this.events, this.unsaved, changed);
     this.lineage = this.#index.lineage;
+    if (this.#replication) for (const entry of inOrder) entry.touch(this.#liveness.signOfLifeAt(entry.seen.lastSeen));
     this.#liveness.load(contents.vms, contents.records);
+    this.#replication?.follow({
+      arrived: (arrival) => {
+        this.#shared!.arrived(arrival, () => this.#applyArrival(arrival));
+        if (arrival.own && arrival.id !== undefined) this.#earlier.delete(arrival.id);
+      },
+      recordsArrived: (records) => this.#applyRecords(records),
+      heard: (id, lastSeen) => this.#heardElsewhere(id, lastSeen),
+      toListening: wallTimes(clock).fromStored,
+      identityRequested: (id) => this.identities.recordOf(id),
+      currencyChanged: (isCurrent) => this.#liveness.currencyChanged(isCurrent),
+    });
   }
 
   /** Revision of the last committed change. */
@@ -121,11 +186,25 @@ export class Registry {
     return this.positions.latest.revision;
   }
 
+  /** The replicas that share the store, this one included; none if this process is the only writer. */
+  get replicas(): readonly ReplicaInfo[] {
+    return this.#replication?.replicas() ?? [];
+  }
+
+  /** As {@link Replication.age}. */
+  get age(): number {
+    return this.#replication?.age() ?? 0;
+  }
+
   /**
    * Registers a new VM, which is durable when this resolves.
    * @throws VregError CONFLICT if the id is taken, FORBIDDEN, and the store's errors
    */
-  async register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
+  register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
+    return this.#decide(registration.id, () => this.#register(registration, options));
+  }
+
+  async #register(registration: Registration, options: WriteOptions): Promise<VmRecord> {
     if (this.#importing) await this.#noImport();
     const { id, role } = registration;
     const { restriction } = options;
@@ -160,9 +239,15 @@ export class Registry {
    * role.
    * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
-  async replace(
+  replace(registration: Registration, options: WriteOptions = {}): Promise<{ entry: VmRecord; created: boolean }> {
+    return this.#decide(registration.id, () => this.#replace(registration, options));
+  }
+
+  /** @param isCurrent every change that was committed before the request has arrived */
+  async #replace(
     registration: Registration,
-    options: WriteOptions = {},
+    options: WriteOptions,
+    isCurrent = false,
   ): Promise<{ entry: VmRecord; created: boolean }> {
     if (this.#importing) await this.#noImport();
     const { expect, restriction, attach } = options;
@@ -170,7 +255,7 @@ export class Registry {
     if (before) assertMayReplace(restriction, before, registration);
     else assertPermitted(restriction, registration);
     assertExpected(before, expect);
-    if (!before) return { entry: await this.register(registration, options), created: true };
+    if (!before) return { entry: await this.#register(registration, options), created: true };
     const isRenewed = isMove(restriction, before, registration);
     const from = before.vm;
     const registeredAt = isRenewed ? new Date(this.clock.now()).toISOString() : from.registeredAt;
@@ -178,6 +263,11 @@ export class Registry {
     const running = registration.status === 'running';
     const isRepeated = Object.keys(diff(from, to)).length === 0 && this.#index.get(to.id) === before;
     if (isRepeated && !attach) {
+      if (this.#replication && !isCurrent) {
+        // Nothing is committed, so the store would not notice that another replica has changed the VM.
+        await this.#replication.refresh();
+        return this.#replace(registration, options, true);
+      }
       return { entry: running ? this.heartbeat(to.id) : before, created: false };
     }
     const seen = running || isRenewed ? this.#liveness.signOfLife() : before.seen;
@@ -190,7 +280,11 @@ export class Registry {
    * Changes fields of a VM. Only setting the status to `running` is a sign of life.
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
-  async update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<VmRecord> {
+  update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<VmRecord> {
+    return this.#decide(id, () => this.#update(id, update, options));
+  }
+
+  async #update(id: string, update: VmUpdate, options: WriteOptions): Promise<VmRecord> {
     if (this.#importing) await this.#noImport();
     const before = this.#require(id);
     assertMayChange(options.restriction, before);
@@ -207,7 +301,11 @@ export class Registry {
    * @returns the position of the removal
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
-  async deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions = {}): Promise<Position> {
+  deregister(id: string, options: WriteOptions = {}): Promise<Position> {
+    return this.#decide(id, () => this.#deregister(id, options));
+  }
+
+  async #deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions): Promise<Position> {
     if (this.#importing) await this.#noImport();
     const before = this.#require(id);
     assertMayChange(restriction, before);
@@ -217,12 +315,36 @@ export class Registry {
   }
 
   /**
+   * Runs a method that changes a VM. With several replicas, what this one knows about the VM may be outdated: if another replica
+   * was first, or if the method refuses the request before this replica has caught up, the method runs again.
+   * @throws VregError as the method, and BUSY if it cannot catch up
+   */
+  #decide<T>(id: string, act: () => Promise<T>): Promise<T> {
+    return this.#shared ? this.#shared.inTurn(id, () => this.#decideShared(id, act)) : act();
+  }
+
+  async #decideShared<T>(id: string, act: () => Promise<T>): Promise<T> {
+    let isCurrent = false;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await act();
+      } catch (error) {
+        if (error instanceof Superseded) {
+          if (attempt >= MAX_ATTEMPTS) throw tooManyWriters(id);
+        } else if (isCurrent || !isRefusal(error)) throw error;
+        else await this.#replication!.refresh();
+        isCurrent = true;
+      }
+    }
+  }
+
+  /**
    * Registers VMs of another registry in one commit, the one with the oldest `registeredAt` first. Each has its own position,
    * journal entry and event. An import is not a sign of life: the VMs keep their times, except that a future one becomes the
    * current one. Other changes wait until it is done.
    * @returns in the order of the entries, each VM, or the error for which its entry was not registered: CONFLICT, TOO_LARGE,
-   * TOO_MANY_REQUESTS
-   * @throws the store's errors; then nothing was registered
+   * TOO_MANY_REQUESTS. With several replicas, each VM is committed alone, so its error may also be one of the store
+   * @throws the store's errors, unless there are several replicas; then nothing was registered
    */
   async import(
     entries: readonly ImportedVm[],
@@ -244,7 +366,7 @@ export class Registry {
     { by = ANONYMOUS, forEach }: Pick<WriteOptions, 'by'> & { forEach: ForEach },
   ): Promise<(VmRecord | VregError)[]> {
     // Changes that were accepted before the import must not fail after it was validated against them.
-    await this.#pending.settled();
+    await (this.#single?.settled() ?? this.#replication!.refresh());
     const now = this.clock.now();
     const timed: { index: number; registration: Registration; registered: number; seen: number }[] = [];
     await forEach(entries, ({ registeredAt, lastSeen, ...registration }) => {
@@ -253,14 +375,14 @@ export class Registry {
       timed.push({ index: timed.length, registration, registered, seen });
     });
     const outcomes: (VmRecord | VregError)[] = [];
-    const decisions: Decision[] = [];
+    const decisions: (Decision & { index: number })[] = [];
     const added = new Set<string>();
     const usage = this.#usage();
     await forEach(
       timed.sort((a, b) => a.registered - b.registered),
       ({ index, registration, registered, seen }) => {
         const { id } = registration;
-        const revision = this.#pending.nextRevision + decisions.length;
+        const revision = this.#single ? this.#single.nextRevision + decisions.length : 0;
         try {
           if (added.has(id) || this.has(id)) throw alreadyRegistered();
           const vm = { ...registration, registeredAt: new Date(registered).toISOString() };
@@ -271,9 +393,8 @@ export class Registry {
           usage.bytes += entry.weight;
           added.add(id);
           outcomes[index] = entry;
-          decisions.push(
-            this.#importDecision(entry, { type: 'registered', at: now, by, changes: diff(undefined, vm) }),
-          );
+          const note = { type: 'registered', at: now, by, changes: diff(undefined, vm) } as const;
+          decisions.push({ index, ...this.#importDecision(entry, note) });
         } catch (error) {
           if (!(error instanceof VregError)) throw error;
           outcomes[index] = error;
@@ -281,7 +402,8 @@ export class Registry {
       },
     );
     try {
-      if (decisions.length > 0) await this.#pending.commitAll(decisions, forEach);
+      if (this.#single && decisions.length > 0) await this.#single.commitAll(decisions, forEach);
+      else await this.#commitEach(decisions, outcomes);
     } finally {
       this.#liveness.sort();
     }
@@ -296,10 +418,29 @@ export class Registry {
       records: [],
       apply: (position) => {
         this.#index.put(entry);
-        this.events.add(type, entry, { position, at, by });
-        this.#liveness.add(entry, position);
+        return () => {
+          this.events.add(type, entry, { position, at, by });
+          this.#liveness.add(entry, position);
+        };
       },
     };
+  }
+
+  /** Commits the changes of an import to a shared store, where each succeeds or fails alone. */
+  async #commitEach(decisions: readonly (Decision & { index: number })[], outcomes: (VmRecord | VregError)[]) {
+    const remaining = decisions.values();
+    const work = async () => {
+      for (const { index, ...decision } of remaining) {
+        try {
+          await this.#pending.commit(decision);
+        } catch (error) {
+          if (error instanceof Superseded) outcomes[index] = alreadyRegistered();
+          else if (error instanceof VregError) outcomes[index] = error;
+          else throw error;
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: IMPORT_WRITERS }, work));
   }
 
   async #noImport(): Promise<void> {
@@ -318,7 +459,9 @@ export class Registry {
     this.#tokenCommits++;
     try {
       if (this.#importing) await this.#noImport();
-      await this.#pending.commit({ note, records, apply: () => {} });
+      await this.#pending.commit({ note, records, apply: () => noEvents });
+    } catch (error) {
+      throw error instanceof Superseded ? tokenExists() : error;
     } finally {
       this.#tokenCommits--;
     }
@@ -349,12 +492,95 @@ export class Registry {
     }
     if (wasDoubtful) this.events.discoverable(entry);
     this.events.heartbeat(entry);
+    this.heartbeatCount++;
     return entry;
   }
 
-  /** Compares the positions in the heartbeat of an agent that {@link heartbeat} has accepted. */
-  compareHistory(id: string, proof: Proof): HistoryAnswer | undefined {
-    return proof.position === undefined ? undefined : this.historyClaims.answer(id, proof, this.#now());
+  /**
+   * Compares the positions in the heartbeat of an agent that {@link heartbeat} has accepted.
+   * @param isCurrent as for {@link Positions.compare}
+   */
+  compareHistory(id: string, proof: Proof, isCurrent?: boolean): HistoryAnswer | undefined {
+    return proof.position === undefined ? undefined : this.historyClaims.answer(id, proof, this.#now(), isCurrent);
+  }
+
+  /**
+   * Waits for the changes that other replicas have committed before this call.
+   * @returns undefined if there are no other replicas @throws VregError BUSY, STORE_FAILED
+   */
+  catchUp(): Promise<unknown> | undefined {
+    return this.#replication?.refresh();
+  }
+
+  /**
+   * Waits until this replica can judge a heartbeat: until it knows the VM, the identity that another replica has accepted, and the
+   * position that the agent has received from another one.
+   * @returns undefined if there is nothing to wait for; otherwise, whether the positions are as for {@link Positions.compare}
+   * @throws VregError BUSY, STORE_FAILED if the VM is unknown and the store does not respond
+   */
+  prepareHeartbeat(id: string, proof?: Proof): Promise<boolean> | undefined {
+    const replication = this.#replication;
+    if (!replication) return undefined;
+    const isUnknown = !this.has(id);
+    const isAhead = proof?.position !== undefined && this.positions.isAhead(proof.position);
+    const isForeign = proof?.next !== undefined && !replication.ownsIdentity(id);
+    if (!isUnknown && !isAhead && !isForeign) return undefined;
+    return this.#prepare(id, replication, { isUnknown, isAhead, isForeign });
+  }
+
+  async #prepare(
+    id: string,
+    replication: Replication,
+    { isUnknown, isAhead, isForeign }: { isUnknown: boolean; isAhead: boolean; isForeign: boolean },
+  ): Promise<boolean> {
+    let isCurrent = false;
+    try {
+      if (isUnknown || isAhead) {
+        await replication.refresh();
+        isCurrent = true;
+      }
+    } catch (error) {
+      // A heartbeat of a known VM is accepted while the store is away; the agent compares its history later.
+      if (isUnknown) throw error;
+    }
+    if (isForeign) await replication.fetchIdentity(id);
+    return isCurrent;
+  }
+
+  /**
+   * Makes the identity that {@link heartbeat} has accepted known to the other replicas, if another one had accepted the last one.
+   * @returns false if yet another replica was first: prepare the heartbeat and record it again
+   */
+  async claimIdentity(id: string): Promise<boolean> {
+    const replication = this.#replication;
+    const record = this.identities.recordOf(id);
+    if (!replication || !record || replication.ownsIdentity(id)) return true;
+    this.unsaved.records.drop(record);
+    return replication.claimIdentity(record);
+  }
+
+  /**
+   * Waits until this replica has a position that a client has received from another one.
+   * @throws VregError INVALID, PRECONDITION_FAILED if it belongs to another history, STORE_FAILED if the store does not respond
+   */
+  async awaitPosition(text: string): Promise<void> {
+    if (!parsePosition(text)) {
+      throw new VregError('INVALID', `minPosition: "${text}" is not a position`, {
+        field: 'minPosition',
+        hint: 'send the header X-Vreg-Position of an earlier response unchanged',
+      });
+    }
+    if (this.positions.isAhead(text)) await this.catchUp();
+    if (this.positions.compare(text, true) !== 'other') return;
+    throw new VregError('PRECONDITION_FAILED', `the position ${text} belongs to another history of this registry`, {
+      field: 'minPosition',
+      hint: 'the registry was restored or copied: read again without minPosition',
+    });
+  }
+
+  /** As {@link catchUp}, but returns undefined if this replica knows the VM. */
+  awaitVm(id: string): Promise<unknown> | undefined {
+    return this.has(id) ? undefined : this.catchUp();
   }
 
   /** @throws VregError as {@link Identities.assertVacant}, NOT_FOUND */
@@ -432,10 +658,22 @@ export class Registry {
     return entry.leaseFrom < horizon;
   }
 
-  /** Number of VMs, and of those that are declared running and are stale or suspect. */
-  get counts(): { vms: number; stale: number; suspect: number } {
+  /** Number of VMs, and of those that are declared running and are live, stale or suspect. */
+  get counts(): { vms: number; live: number; stale: number; suspect: number } {
     this.sweep();
     return { vms: this.#index.size, ...this.#liveness.counts };
+  }
+
+  /** Seconds for which answers may still include dead VMs, at the most; 0 if they cannot. Does not examine all VMs. */
+  get warmingSeconds(): number {
+    this.sweep();
+    return this.#liveness.warmingSeconds;
+  }
+
+  /** Numbers of VMs by role, status and liveness, also those that are 0. Examines no VM. */
+  census(): Census[] {
+    this.sweep();
+    return this.#liveness.census();
   }
 
   /** The VMs that are stale or suspect, in no particular order. */
@@ -470,7 +708,7 @@ export class Registry {
    * @param before only changes with a lower revision
    * @throws VregError NOT_FOUND if the journal has no such VM, and the store's errors
    */
-  async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
+  async history(id: string, limit: number, before?: number): Promise<JournalItem[]> {
     const items = await this.#store.history(id, limit, before);
     if (items.length === 0 && before === undefined && !this.has(id)) throw notFound();
     return items;
@@ -500,9 +738,12 @@ export class Registry {
     });
   }
 
-  /** Writes a consistent, checked copy of the database to a new file. @throws the store's errors */
-  backup(path: string): Promise<void> {
-    return this.#store.backup(path);
+  /**
+   * Writes a consistent, checked copy of the store to a new file.
+   * @throws the store's errors; the abort reason of the signal, which ends the copy
+   */
+  backup(path: string, signal?: AbortSignal): Promise<void> {
+    return this.#store.backup(path, signal);
   }
 
   /**
@@ -593,35 +834,104 @@ export class Registry {
   async #commitVm(
     vm: VmDecision,
     note: VmNote,
-    { records = [], committed, failed }: Partial<Attachment> = {},
+    { records = [], requires, committed, failed }: Partial<Attachment> = {},
   ): Promise<Position> {
     const apply = (position: Position) => {
-      committed?.();
-      this.#apply(vm, note, position);
+      committed?.(position);
+      return this.#apply(vm, note, position);
     };
     try {
-      return await this.#pending.commit({ vm, note, records, apply });
+      return await this.#pending.commit({ vm, note, records, requires, apply });
     } catch (error) {
       failed?.();
       throw error;
     }
   }
 
-  /** Makes a committed change visible and notifies subscribers. */
-  #apply({ id, before, after }: VmDecision, { type, at, by, changes }: VmNote, position: Position): void {
+  /** Makes a committed change visible. @returns notifies subscribers */
+  #apply(
+    { id, before, after }: VmDecision,
+    { type, at, by, changes }: VmNote,
+    position: Position,
+    isOwn = true,
+  ): () => void {
     const visible = after ?? this.get(id);
     const isRevived = after !== undefined && this.#show(after);
     if (!after) this.#hide(visible);
     else if (before && before.role !== after.role) {
-      this.identities.move(after, isoTime(at));
+      // Another replica has committed the identity with the change.
+      if (isOwn) this.identities.move(after, isoTime(at));
       // A reader of the new role must not see what the VM reported in the other one.
       this.health.forget(id);
     }
     // The event for a VM that is added or removed already contains the complete entry.
     const hasChanges = type === 'updated' || type === 'status';
-    this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes, previous: before } : {}) });
-    // `revived` follows the change, because it has the position of the change: a client must receive that position first.
-    if (isRevived) this.#liveness.notifyRevived(visible, position);
+    return () => {
+      this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes, previous: before } : {}) });
+      // `revived` follows the change, because it has the position of the change: a client must receive that position first.
+      if (isRevived) this.#liveness.notifyRevived(visible, position);
+    };
+  }
+
+  /** Makes a change of another replica visible. @returns notifies subscribers */
+  #applyArrival({ id, vm, note, position }: Arrival): () => void {
+    if (id === undefined) return noEvents;
+    let before = this.#index.get(id);
+    if (before && before.version.revision > position.revision) return this.#applyEarlier(id, vm, note, position);
+    // A list contains a VM that has not changed since this replica has read it.
+    if (before && before.version.revision === vm?.revision) return noEvents;
+    if (!vm) return before ? this.#apply({ id, before, after: undefined }, noteOf(note), position, false) : noEvents;
+    const after = VmRecord.fromStored(vm);
+    if (before && note.type === 'registered') {
+      // Its removal was not in the list.
+      this.#hide(before);
+      before = undefined;
+    }
+    after.touch(this.#liveness.laterSign(before, after));
+    const changes = diff(before?.vm, after.vm);
+    return this.#apply({ id, before, after }, { ...noteOf(note), changes }, position, false);
+  }
+
+  /**
+   * Handles a change of another replica that arrives after a later change of this replica to the same VM, which is visible
+   * already. @returns notifies subscribers
+   */
+  #applyEarlier(id: string, vm: StoredVm | undefined, note: Arrival['note'], position: Position): () => void {
+    const previous = this.#earlier.get(id);
+    const entry = vm && VmRecord.fromStored(vm);
+    if (entry) this.#earlier.set(id, entry);
+    else this.#earlier.delete(id);
+    const visible = entry ?? previous;
+    if (!visible) return noEvents;
+    const { type, at, by } = noteOf(note);
+    const changes = type === 'updated' || type === 'status' ? diff(previous?.vm, entry?.vm) : undefined;
+    return () => this.events.add(type, visible, { position, at, by, ...(changes && { changes, previous }) });
+  }
+
+  #applyRecords(records: readonly RecordChange[]): void {
+    for (const record of records) {
+      if (record.kind === 'token' || record.kind === 'session') this.#onTokenRecord?.(record);
+      else if (record.kind === 'identity' || record.kind === 'conflict') this.identities.recordArrived(record);
+      else if (record.kind === 'other-registry') this.historyClaims.recordArrived(record);
+    }
+  }
+
+  /** Records a heartbeat that another replica has received. */
+  #heardElsewhere(id: string, lastSeen: number): void {
+    const entry = this.#index.get(id);
+    if (!entry) return;
+    const seen = this.#liveness.signOfLifeAt(lastSeen);
+    if (!this.#liveness.isLater(seen, entry)) return;
+    // A VM that has been silent for longer than a lease since then remains stale or suspect.
+    if (this.livenessOf(entry) !== 'live' && seen.heardAt < this.#horizon()) return;
+    const wasDoubtful = this.#isDoubtful(entry, seen.lastSeen);
+    entry.touch(seen);
+    // Cached lists expect a sign of life to make a VM certain. This one may be from before a gap.
+    if (seen.heardAt <= (this.clock.lastGap()?.certainFrom ?? Number.NEGATIVE_INFINITY)) this.#index.invalidate(entry);
+    if (this.#liveness.renew(entry) && entry.status === 'running')
+      this.#liveness.notifyRevived(entry, this.positions.latest);
+    if (wasDoubtful) this.events.discoverable(entry);
+    this.events.heartbeat(entry);
   }
 
   /** Makes a committed entry visible. @returns true if the change ended the silence of a running VM */
@@ -647,6 +957,43 @@ export class Registry {
     this.historyClaims.forget(entry.id);
     this.#liveness.forget(entry);
   }
+}
+
+/** Times of the wall clock, for the records that replicas exchange. */
+function wallTimes(clock: Clock): Required<StoredTimes> {
+  const toStored = (listening: number) => clock.now() - (clock.listening() - listening);
+  const fromStored = (wall: number) => {
+    const ahead = wall - clock.now();
+    return ahead > 0 ? clock.listening() + ahead : clock.listeningAt(wall);
+  };
+  return { toStored, fromStored };
+}
+
+/** Publishes nothing. */
+function noEvents(): void {}
+
+/** The note of a change of another replica; the registry computes the changed fields. */
+function noteOf(note: Arrival['note']): VmNote {
+  return { ...note, type: note.type as ChangeType, changes: {} };
+}
+
+/** True for an error that depends on what this replica knows about a VM. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof VregError && REFUSALS.has(error.code);
+}
+
+function tooManyWriters(id: string): VregError {
+  return new VregError('BUSY', `too many concurrent changes to VM "${id}"`, {
+    hint: 'retry in a second',
+    retryAfter: 1,
+  });
+}
+
+function tokenExists(): VregError {
+  return new VregError('CONFLICT', 'another replica has created a token with this name', {
+    field: 'name',
+    hint: 'choose another name; list the tokens: vreg token ls',
+  });
 }
 
 /** The last entry of a removed VM, as far as the journal contains it: without services and metadata. */

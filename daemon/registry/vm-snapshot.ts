@@ -31,9 +31,11 @@ export class Part {
   /** Time of the last {@link acquire}. */
   #readAt = 0;
   #isOutdated = false;
+  /** VMs that were uncertain at the last call of {@link uncertainty}, and its parameter. */
   #uncertain: readonly VmRecord[];
-  /** Parameter of the last call of {@link uncertain}. */
   #certainFrom: number | undefined;
+  /** Its result, if a heartbeat can only change it by making its last VM certain. */
+  #uncertainty: Uncertainty | undefined;
 
   constructor(entries: readonly VmRecord[]) {
     this.entries = entries;
@@ -81,15 +83,22 @@ export class Part {
   }
 
   /**
-   * The VMs whose liveness is uncertain, see {@link isUncertain}. Examines only those of the last call: heartbeats can only make
-   * VMs certain, and other changes replace the part.
+   * Which VMs are uncertain. Heartbeats can only make VMs certain, and other changes replace the part, so the result is cached
+   * until the VM that determines it is certain or stale. Then only the VMs that were uncertain before are examined.
+   * @param certainFrom as for {@link isUncertain}
+   * @param now on the listening clock
+   * @param horizon as for {@link uncertaintyOf}
    */
-  uncertain(certainFrom: number): readonly VmRecord[] {
-    const candidates = certainFrom === this.#certainFrom ? this.#uncertain : this.entries;
+  uncertainty(certainFrom: number, now: number, horizon: number): Uncertainty {
+    const isSameGap = certainFrom === this.#certainFrom;
+    if (isSameGap && this.#uncertainty && isCurrent(this.#uncertainty, certainFrom, horizon)) return this.#uncertainty;
+    const candidates = isSameGap ? this.#uncertain : this.entries;
     this.#certainFrom = certainFrom;
-    if (candidates.length === 0) return candidates;
     this.#uncertain = candidates.filter((entry) => isUncertain(entry, certainFrom));
-    return this.#uncertain;
+    const found = uncertaintyOf(this.#uncertain, certainFrom, horizon);
+    // Until then, the heartbeat of another VM leaves it uncertain, for longer.
+    this.#uncertainty = now > certainFrom ? found : undefined;
+    return found;
   }
 
   /**
@@ -117,6 +126,37 @@ export class Part {
  */
 export function isUncertain({ status, isSuspect, heardAt }: VmRecord, certainFrom: number): boolean {
   return status === 'running' && (isSuspect || heardAt <= certainFrom);
+}
+
+/** The VMs of a list whose liveness is uncertain, without stale ones. */
+export interface Uncertainty {
+  /** The one that can become stale last, and the start of its lease on the listening clock. */
+  last: VmRecord | undefined;
+  leaseFrom: number;
+  /** Number of suspect VMs. */
+  suspects: number;
+}
+
+/**
+ * @param certainFrom as for {@link isUncertain}
+ * @param horizon time on the listening clock; a VM whose lease began before it is stale
+ */
+export function uncertaintyOf(entries: Iterable<VmRecord>, certainFrom: number, horizon: number): Uncertainty {
+  const found: Uncertainty = { last: undefined, leaseFrom: Number.NEGATIVE_INFINITY, suspects: 0 };
+  for (const entry of entries) {
+    const { leaseFrom } = entry;
+    if (leaseFrom < horizon || !isUncertain(entry, certainFrom)) continue;
+    if (entry.isSuspect) found.suspects++;
+    if (leaseFrom <= found.leaseFrom) continue;
+    found.last = entry;
+    found.leaseFrom = leaseFrom;
+  }
+  return found;
+}
+
+function isCurrent({ last, leaseFrom }: Uncertainty, certainFrom: number, horizon: number): boolean {
+  if (last === undefined) return true;
+  return last.leaseFrom === leaseFrom && leaseFrom >= horizon && isUncertain(last, certainFrom);
 }
 
 function encode(entries: readonly VmRecord[]): Buffer {
@@ -147,13 +187,6 @@ export class Snapshot {
   /** Milliseconds by which `lastSeen` may lag. It is exact in an answer with one VM. */
   get maxLag(): number {
     return this.count > 1 ? MAX_LAG : 0;
-  }
-
-  /** The VMs whose liveness is uncertain, see {@link isUncertain}. */
-  uncertain(certainFrom: number): VmRecord[] {
-    const found: VmRecord[] = [];
-    for (const part of this.parts) for (const entry of part.uncertain(certainFrom)) found.push(entry);
-    return found;
   }
 
   /** The JSON of the entries, separated by commas, for a short list. @param now on the listening clock */

@@ -7,8 +7,10 @@ import type { VmRecord } from './vm-record.ts';
 /** Records that are committed in one transaction with a change to a VM, such as the VM's own token. */
 export interface Attachment {
   records: readonly RecordChange[];
+  /** As in {@link Change}. */
+  requires?: Change['requires'];
   /** Called when the transaction is durable, right before the change becomes visible. */
-  committed(): void;
+  committed(position: Position): void;
   /** Called when the transaction has failed or was never started. */
   failed(): void;
 }
@@ -26,15 +28,38 @@ export interface Decision {
   vm?: VmDecision | undefined;
   note: JournalNote;
   records: readonly RecordChange[];
-  /** Called when the change is durable, in commit order and before {@link PendingChanges.commit} resolves. */
-  apply(position: Position): void;
+  /** As in {@link Change}. */
+  requires?: Change['requires'];
+  /**
+   * Makes the change visible when it is durable, before {@link Changes.commit} resolves.
+   * @returns publishes the events of the change; called in the order of revisions
+   */
+  apply(position: Position): () => void;
+}
+
+/** Changes on their way to the store. */
+export interface Changes {
+  /** Revision of the next change; 0 if only the store knows it. */
+  readonly nextRevision: number;
+  /** Number of new VMs in pending changes. */
+  readonly added: number;
+  /** Sum of {@link VmRecord.weight} that pending changes add, or remove if negative. */
+  readonly growth: number;
+  /** The newest pending change to a VM; undefined if there is none. */
+  of(id: string): { entry: VmRecord | undefined } | undefined;
+  /**
+   * Commits a change. Resolves when it is durable and applied.
+   * @returns its position
+   * @throws the store's errors
+   */
+  commit(decision: Decision): Promise<Position>;
 }
 
 /**
  * Changes that are accepted but not yet durable. Later changes are validated against them, although readers cannot see them
  * yet. If the store fails to write one, all later ones fail too. This class assigns all revisions and tags.
  */
-export class PendingChanges {
+export class PendingChanges implements Changes {
   readonly #store: Store;
   readonly #positions: Positions;
   readonly #beforeNext: () => void;
@@ -47,7 +72,7 @@ export class PendingChanges {
   #added = 0;
   #growth = 0;
   /** The store's promise of the last commit. */
-  #last: Promise<void> = Promise.resolve();
+  #last: Promise<unknown> = Promise.resolve();
   /** Incremented when pending changes are discarded, so that a late failure does not discard newer ones. */
   #generation = 0;
 
@@ -62,31 +87,22 @@ export class PendingChanges {
     this.#decided = positions.latest;
   }
 
-  /** Revision of the next change. */
   get nextRevision(): number {
     return this.#decided.revision + 1;
   }
 
-  /** Number of new VMs in pending changes. */
   get added(): number {
     return this.#added;
   }
 
-  /** Sum of {@link VmRecord.weight} that pending changes add, or remove if negative. */
   get growth(): number {
     return this.#growth;
   }
 
-  /** The newest pending change to a VM; undefined if there is none. */
   of(id: string): { entry: VmRecord | undefined } | undefined {
     return this.#decisions.get(id);
   }
 
-  /**
-   * Commits a change. Resolves when it is durable and applied.
-   * @returns its position
-   * @throws the store's errors
-   */
   async commit(request: Decision): Promise<Position> {
     const generation = this.#generation;
     const { vm, apply } = request;
@@ -153,14 +169,14 @@ export class PendingChanges {
   #publish(position: Position, apply: Decision['apply']): void {
     this.#beforeNext();
     this.#positions.publish(position);
-    apply(position);
+    apply(position)();
   }
 }
 
 /** The change of a decision, as the store gets it. */
-function changeOf({ vm, note, records }: Decision, position: Position, previousTag: string): Change {
+export function changeOf({ vm, note, records, requires }: Decision, position: Position, previousTag: string): Change {
   if (vm?.after) vm.after.version.tag = position.tag;
-  return { ...contentOf(vm), ...position, previousTag, note, records };
+  return { ...contentOf(vm), ...position, previousTag, note, records, requires };
 }
 
 function contentOf(
@@ -173,10 +189,15 @@ function contentOf(
 /** Computes the position of a change. Its tag hashes the change and the previous tag. */
 function nextPosition({ revision: before, tag }: Position, { vm, note, records }: Omit<Decision, 'apply'>): Position {
   const revision = before + 1;
+  return { revision, tag: tagAfter(tag, revision, { vm, note, records }) };
+}
+
+/** Computes the tag of a change. @param revision 0 if only the store knows it */
+export function tagAfter(tag: string, revision: number, { vm, note, records }: Omit<Decision, 'apply'>): string {
   const { type, at, by } = note;
   const tokens = records.filter(({ kind }) => kind === 'token').map(({ key, body }) => [key, withoutLastUse(body)]);
   const head = JSON.stringify([tag, revision, vm?.id, type, at, by, tokens]);
-  return { revision, tag: tagOf(head, vm?.after?.body ?? '') };
+  return tagOf(head, vm?.after?.body ?? '');
 }
 
 /** Removes the last use of a token, which is saved without a change and therefore must not affect a tag. */

@@ -4,8 +4,11 @@ import { text } from 'node:stream/consumers';
 import { VregError } from '../../src/protocol/errors.ts';
 import { ensureAddon } from './addon.ts';
 import type { DataDir } from './data-dir.ts';
+import type { Loaded } from './database.ts';
 import { type StoreFailure, toFailure, toOpenError } from './failures.ts';
-import type { CheckResult } from './worker.ts';
+import type { StoredRecord, StoredVm } from './store.ts';
+import { decodeBatch } from './vm-batch.ts';
+import type { CheckLine, CheckResult } from './worker.ts';
 import { startCheck } from './worker-start.ts';
 
 /**
@@ -13,13 +16,28 @@ import { startCheck } from './worker-start.ts';
  * of memory.
  */
 const CRASH_SIGNALS: readonly string[] = ['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP'];
+const NEWLINE = 0x0a;
 /** Messages that Node prints when it runs out of memory. */
 const OUT_OF_MEMORY = /heap out of memory|memory allocation of \d+ bytes failed|Allocation failed/;
 
-/** Reads the entire database. @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE */
-export async function checkDatabase(dir: DataDir): Promise<void> {
-  const failure = await findFailure(dir);
-  if (failure) throw toOpenError(dir, failure);
+/** Receives the contents of a database while it is checked. If the check fails, discard them. */
+export interface ContentsReceiver {
+  /** If it throws, the check fails with its error. */
+  vms(batch: StoredVm[]): void;
+  records(batch: StoredRecord[]): void;
+}
+
+/**
+ * Reads the entire database.
+ * @param receiver if given, gets what was read
+ * @returns undefined if the database is empty
+ * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE
+ */
+export async function checkDatabase(dir: DataDir, receiver?: ContentsReceiver): Promise<Loaded | undefined> {
+  const { result, release } = await lock(dir, receiver);
+  await release();
+  if ('failure' in result) throw toOpenError(dir, result.failure);
+  return 'loaded' in result ? result.loaded : undefined;
 }
 
 /** @returns the damage, or the reason why the database could not be checked; undefined if it is intact */
@@ -36,13 +54,13 @@ export interface LockedDatabase {
 }
 
 /** Reads the entire database and keeps it locked, unless the check failed before it acquired the lock. */
-export async function lock(dir: DataDir): Promise<LockedDatabase> {
+export async function lock(dir: DataDir, receiver?: ContentsReceiver): Promise<LockedDatabase> {
   try {
     await ensureAddon();
-    const child = startCheck(dir);
+    const child = startCheck(dir, receiver ? 'load' : 'check');
     child.stdin?.on('error', () => {});
     const ended = endOf(child);
-    const result = await Promise.race([readResult(child), ended.then(explainEnd)]);
+    const result = await Promise.race([readResult(child, receiver), ended.then(explainEnd)]);
     const release = async () => {
       child.stdin?.end();
       await ended;
@@ -72,18 +90,40 @@ async function endOf(child: ChildProcess): Promise<End> {
   return { ...end, stderr };
 }
 
-/** Resolves with the first line of the output. Never resolves if there is none. */
-function readResult({ stdout }: ChildProcess): Promise<CheckResult> {
+/** Resolves with the result among the lines of the output. Never resolves if there is none. */
+function readResult({ stdout }: ChildProcess, receiver: ContentsReceiver | undefined): Promise<CheckResult> {
   return new Promise((resolve) => {
-    let output = '';
-    stdout?.setEncoding('utf8').on('data', (chunk: string) => {
-      output += chunk;
-      if (!output.endsWith('\n')) return;
+    const read = (line: CheckLine) => {
+      if ('vms' in line) receiver?.vms(decodeBatch(line));
+      else if ('records' in line) receiver?.records(line.records);
+      else resolve(line);
+    };
+    let hasFailed = false;
+    const readText = (text: string) => {
+      if (hasFailed) return;
+      let line: CheckLine;
       try {
-        resolve(JSON.parse(output) as CheckResult);
+        line = JSON.parse(text) as CheckLine;
       } catch {
         // This is not a result. The way in which the process ends explains more.
+        return;
       }
+      try {
+        read(line);
+      } catch (error) {
+        hasFailed = true;
+        resolve({ failure: toFailure(error) });
+      }
+    };
+    let pieces: Buffer[] = [];
+    stdout?.on('data', (chunk: Buffer) => {
+      let from = 0;
+      for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, from)) {
+        readText(Buffer.concat([...pieces, chunk.subarray(from, end)]).toString());
+        pieces = [];
+        from = end + 1;
+      }
+      pieces.push(chunk.subarray(from));
     });
   });
 }
@@ -94,10 +134,10 @@ function explainEnd({ stderr, code, signal }: End): { failure: StoreFailure } {
   if (OUT_OF_MEMORY.test(stderr)) return failure('unchecked', 'the check ran out of memory');
   if (signal !== null && CRASH_SIGNALS.includes(signal))
     return failure('damaged', `reading it crashes the SQLite library (${signal})`);
-  // Node failed before it opened the database, or another process killed it.
+  // Node failed before it opened the database, the check itself failed, or another process killed it.
   const lastError = stderr
     .trim()
     .split('\n')
     .findLast((line) => /error/i.test(line));
-  return failure('unchecked', `the check ended early: ${signal ?? lastError ?? `exit code ${code}`}`);
+  return failure('unchecked', `the check ended early: ${lastError ?? signal ?? `exit code ${code}`}`);
 }

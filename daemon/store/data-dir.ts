@@ -58,6 +58,7 @@ export function openDataDir(path: string): DataDir {
     accessSync(dir, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (cause) {
     throw new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {
+      field: 'data-dir',
       hint: 'use a folder that this user can write to, or choose another with --data-dir',
       cause,
     });

@@ -6,19 +6,17 @@
  * change. Both are checked at start, because SQLite can read a flipped bit as a wrong value without an error.
  */
 import Database from 'libsql';
-import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Position } from '../../src/protocol/position.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import type { DataDir } from './data-dir.ts';
 import { type HeartbeatBatch, heartbeatsOf } from './heartbeat-batch.ts';
 import { HeartbeatPages, type Undo } from './heartbeat-pages.ts';
-import { crcOf, crcOfBytes, DamageError, NewerError, OlderError } from './integrity.ts';
-import { Journal } from './journal.ts';
+import { crcOf, crcOfBytes, DamageError, GoneError, NewerError, OlderError } from './integrity.ts';
+import { Journal, type StoredNote } from './journal.ts';
 import {
   APPLICATION_ID,
   checkTables,
   crcOfState,
-  entryTag,
   initialTag,
   OLDEST_VERSION,
   RecordTable,
@@ -29,7 +27,8 @@ import {
   UPGRADE,
   UpgradeTag,
 } from './schema.ts';
-import type { Change, Contents, LastChange, RecordChange, StoredVm } from './store.ts';
+import type { Change, Contents, JournalItem, LastChange, RecordChange, StoredRecord, StoredVm } from './store.ts';
+import { decodeBatch, encodeBatch, findId, readUntaggedVms, readVms, type VmBatch } from './vm-batch.ts';
 
 /**
  * Number of pages in the write-ahead log (4 MiB) at which SQLite moves them into the database. A higher number makes the worker
@@ -37,15 +36,45 @@ import type { Change, Contents, LastChange, RecordChange, StoredVm } from './sto
  */
 const CHECKPOINT_PAGES = 1000;
 
-type Row = [id: string, created: number, revision: number, slot: number, body: string, crc: number, tag: string | null];
+const TRIAL = { kind: 'trial', key: '' } as const;
+/** Four pages, as many as a registration writes: heartbeats alone can be saved with less space. */
+const TRIAL_BODY = 'x'.repeat(16_384);
+
+/** VMs per read of their slots. */
+const SLOTS_PER_READ = 4096;
+
+/** Receives what {@link RegistryDatabase.load} has checked. */
+export interface Receiver {
+  /** @param json of an {@link EncodedBatch}, without newlines, in pieces */
+  vms(json: Buffer[]): void;
+  records(records: StoredRecord[]): void;
+}
+
+/** Contents of another engine, in part. */
+export interface Filling {
+  vms?: readonly StoredVm[];
+  records?: readonly StoredRecord[];
+  notes?: readonly StoredNote[];
+  /** With the last part. Its revision is higher than all others. */
+  end?: Pick<CheckedState, 'registryId' | 'revision' | 'tag' | 'listened'>;
+}
+
+/** The state row of a checked database. The tag of a store of schema 3 is computed. */
+export type CheckedState = State & { tag: string };
+
+export interface Loaded {
+  state: CheckedState;
+  contents: Omit<Contents, 'vms' | 'records'>;
+}
 
 export class RegistryDatabase {
   readonly #db: Database.Database;
   /** In a store of schema 3, the tag is computed at start, and stored with the first change. */
-  #state!: State & { tag: string };
+  #state!: CheckedState;
   /** True if the store has the current schema; false for schema 3, which has no tags. */
   #isTagged = true;
   readonly #heartbeats = new HeartbeatPages();
+  #hasSlots = false;
   readonly #journal: Journal;
   readonly #records: RecordTable;
   #vmStatements: ReturnType<RegistryDatabase['prepareVms']> | undefined;
@@ -96,12 +125,12 @@ export class RegistryDatabase {
 
   /**
    * Reads and checks all tables.
-   * @param receive called with each VM. If the method throws, discard them
+   * @param receive called with all VMs and records. If the method throws, discard them
    * @throws DamageError, OlderError, NewerError
    */
-  load(receive: (vm: StoredVm) => void): Omit<Contents, 'vms'> {
+  load({ vms: receiveVms, records: receiveRecords }: Receiver): Loaded {
     this.#checkSchema();
-    const records = this.#records.load();
+    for (const records of this.#records.batches()) receiveRecords(records);
     const state = readState(this.#db, this.#isTagged);
     this.#loadHeartbeats();
     const upgrade = this.#isTagged ? undefined : new UpgradeTag(state);
@@ -112,28 +141,16 @@ export class RegistryDatabase {
     }
     let entries = 0;
     // The tag of an upgrade depends on the order. Otherwise, SQLite must not sort, because it would do so in memory.
-    const columns = `id, created, revision, slot, body, crc, ${this.#isTagged ? 'tag' : 'NULL'}`;
-    const rows = this.#db
-      .prepare(`SELECT ${columns} FROM vms ${upgrade ? 'ORDER BY created' : ''}`)
-      .raw()
-      .iterate();
-    for (const row of rows as Iterable<Row>) {
-      const [id, created, revision, slot, body, crc, storedTag] = row;
-      if (crcOfVm(row) !== crc) throw new DamageError(`the entry of VM ${JSON.stringify(id)} fails its checksum`);
-      if (revision > state.revision)
-        throw new DamageError(
-          `VM ${JSON.stringify(id)} has revision ${revision}, but the registry ends at ${state.revision}`,
-        );
-      if (!this.#heartbeats.loadSlot(id, slot))
-        throw new DamageError(`the heartbeats of VM ${JSON.stringify(id)} are missing`);
-      const tag = storedTag ?? entryTag({ id, created, revision, body });
-      const vm = { id, created, revision, tag, body, ...this.#heartbeats.timesOf(slot) };
-      upgrade?.addVm(vm);
-      entries++;
-      receive(vm);
+    for (const batch of upgrade ? readUntaggedVms(this.#db) : readVms(this.#db)) {
+      this.#checkBatch(batch, state);
+      entries += batch.count;
+      // Also ends a loop over rows that a damaged file repeats.
+      if (entries > state.entries) break;
+      const json = encodeBatch(batch, (slot) => this.#heartbeats.timesOf(slot));
+      if (upgrade) for (const vm of decodeBatch(JSON.parse(Buffer.concat(json).toString()))) upgrade.addVm(vm);
+      receiveVms(json);
     }
     if (entries !== state.entries) throw new DamageError(`it has ${entries} entries but should have ${state.entries}`);
-    this.#heartbeats.findFreeSlots();
     const { revision, listened, registryId } = state;
     const tag = state.tag ?? (revision === 0 ? initialTag(registryId) : upgrade!.tag);
     this.#state = { ...state, tag };
@@ -141,7 +158,56 @@ export class RegistryDatabase {
     const last = positions.at(-1);
     if (last?.revision !== revision) positions.push({ revision, tag });
     else if (last.tag !== tag) throw new DamageError('the journal and the state row name different last changes');
-    return { revision, positions, records, listened, registryId };
+    return { state: this.#state, contents: { revision, positions, listened, registryId } };
+  }
+
+  /** @throws DamageError naming a VM with a revision that does not exist yet, or without heartbeats */
+  #checkBatch(batch: VmBatch, { revision }: State): void {
+    if (batch.newest > revision) {
+      const id = findId(batch, (found) => found > revision);
+      throw new DamageError(`VM ${id} has revision ${batch.newest}, but the registry ends at ${revision}`);
+    }
+    if (batch.slots.every((slot) => this.#heartbeats.hasPageOf(slot))) return;
+    const id = findId(batch, (_, slot) => !this.#heartbeats.hasPageOf(slot));
+    throw new DamageError(`the heartbeats of VM ${id} are missing`);
+  }
+
+  /**
+   * Continues with a database that another process has just loaded.
+   * @param checked the state that it found
+   * @throws GoneError if the database has changed since then
+   */
+  resume(checked: CheckedState): void {
+    this.#setTagged(this.#queryNumber('PRAGMA user_version') === SCHEMA_VERSION);
+    const state = { ...readState(this.#db, this.#isTagged) };
+    state.tag ??= checked.tag;
+    if (crcOfState(state) !== crcOfState(checked)) throw new GoneError('the database has changed since it was checked');
+    this.#state = { ...state, tag: checked.tag };
+    this.#loadHeartbeats();
+  }
+
+  /**
+   * Reads the slots of all VMs, which takes a second for a million VMs. The first change or save does it otherwise.
+   * @throws errors of SQLite
+   */
+  loadSlots(): void {
+    if (this.#hasSlots) return;
+    this.#heartbeats.clearSlots();
+    const next = this.#db
+      .prepare(
+        `SELECT max(rowid), json_group_array(id), json_group_array(slot)
+         FROM (SELECT rowid, id, slot FROM vms WHERE rowid > ? ORDER BY rowid LIMIT ${SLOTS_PER_READ})`,
+      )
+      .raw();
+    for (let after = 0; ; ) {
+      const [last, ids, slots] = next.get(after) as [last: number | null, ids: string, slots: string];
+      if (last === null) break;
+      after = last;
+      const found = JSON.parse(slots) as number[];
+      for (const [n, id] of (JSON.parse(ids) as string[]).entries()) this.#heartbeats.loadSlot(id, found[n]!);
+    }
+    this.#heartbeats.findFreeSlots();
+    this.#hasSlots = true;
   }
 
   #checkSchema(): void {
@@ -186,6 +252,7 @@ export class RegistryDatabase {
    * history
    */
   commit(changes: readonly Change<string>[]): void {
+    this.loadSlots();
     const state = { ...this.#state };
     /** Functions that free the slots of removed VMs. */
     const freeSlots: (() => void)[] = [];
@@ -209,6 +276,23 @@ export class RegistryDatabase {
     for (const free of freeSlots) free();
   }
 
+  /** Adds contents of another engine to a new database. */
+  fill({ vms = [], records = [], notes = [], end }: Filling): void {
+    this.loadSlots();
+    const state = { ...this.#state };
+    this.#transaction((undo) => {
+      for (const vm of vms) this.#put(vm, state, undo);
+      this.#records.save(records);
+      for (const note of notes) this.#journal.addNote(note);
+      if (end) {
+        const { registryId, revision, tag } = end;
+        Object.assign(state, { registryId, revision, tag, listened: Math.max(state.listened, end.listened) });
+        this.#db.prepare('UPDATE state SET registry_id = ?').run(registryId);
+      }
+      this.#save(state, undo);
+    });
+  }
+
   #put({ id, created, revision, tag, body, ...times }: StoredVm, state: State, undo: Undo): void {
     const { slot, isNew } = this.#heartbeats.assignSlot(id, undo);
     if (isNew) state.entries++;
@@ -216,7 +300,7 @@ export class RegistryDatabase {
     // After a restart, the listening clock continues from this time. With an earlier one, the sign of life would be in the
     // future.
     state.listened = Math.max(state.listened, times.heardAt);
-    const crc = crcOfVm([id, created, revision, slot, body, 0, tag]);
+    const crc = crcOf([id, created, revision, slot, body, tag]);
     this.#preparedVms.saveVm.run(id, created, revision, slot, body, crc, tag);
   }
 
@@ -231,6 +315,7 @@ export class RegistryDatabase {
 
   /** Makes heartbeats and records durable. Ignores heartbeats of removed VMs. */
   saveHeartbeats(batches: readonly HeartbeatBatch[], listened: number, records: readonly RecordChange[]): void {
+    this.loadSlots();
     this.#transaction((undo) => {
       this.#records.save(records);
       const state = { ...this.#state, saves: this.#state.saves + (records.length > 0 ? 1 : 0) };
@@ -246,8 +331,14 @@ export class RegistryDatabase {
     });
   }
 
+  /** Writes a record and removes it. A record that a crash leaves behind has no meaning, and the next call removes it. */
+  tryWrite(): void {
+    this.saveHeartbeats([], 0, [{ ...TRIAL, body: TRIAL_BODY }]);
+    this.saveHeartbeats([], 0, [{ ...TRIAL, body: undefined }]);
+  }
+
   /** Reads the changes to a VM, newest first. @param before return only changes with a lower revision */
-  history(id: string, limit: number, before?: number): HistoryItem[] {
+  history(id: string, limit: number, before?: number): JournalItem[] {
     this.#rollBack();
     return this.#journal.read(id, limit, before);
   }
@@ -365,9 +456,4 @@ export class RegistryDatabase {
     const [row] = this.#db.prepare(sql).raw().all() as [number][];
     return row?.[0] ?? 0;
   }
-}
-
-/** Checksum of a row. The row of an entry that has not changed since schema 3 has no tag. */
-function crcOfVm([id, created, revision, slot, body, , tag]: Readonly<Row>): number {
-  return crcOf([id, created, revision, slot, body, ...(tag === null ? [] : [tag])]);
 }

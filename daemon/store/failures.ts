@@ -67,14 +67,19 @@ const RESTORE = 'restore a backup (vreg daemon restore FILE)';
 /** Appended to the hints about disk failures, to say what still works. */
 const STILL_SERVING = 'reads and heartbeats still work';
 
+/** @param path of the data dir */
+export function dataDirInUse(path: string): VregError {
+  return new VregError('ALREADY_RUNNING', `another process is using the data dir ${path}`, {
+    hint: `stop it (vreg daemon stop serve --data-dir ${path}), or choose another folder with --data-dir`,
+  });
+}
+
 /** Converts a store failure at startup to an error. */
 export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
   const file = failure.file ?? dir.database;
   switch (failure.kind) {
     case 'locked':
-      return new VregError('ALREADY_RUNNING', `another process is using the data dir ${dir.path}`, {
-        hint: `stop it (vreg daemon stop serve --data-dir ${dir.path}), or choose another folder with --data-dir`,
-      });
+      return dataDirInUse(dir.path);
     case 'damaged':
       return new VregError('STORE_DAMAGED', `${file} is damaged: ${failure.message}`, {
         hint:

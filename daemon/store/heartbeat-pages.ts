@@ -42,19 +42,26 @@ export class HeartbeatPages {
     );
   }
 
-  /**
-   * Loads the slot of a VM. Load all pages first, and call {@link findFreeSlots} after the last slot.
-   * @returns false if the page of the slot is missing
-   */
-  loadSlot(id: string, slot: number): boolean {
-    this.#slots.set(id, slot);
-    this.#nextSlot = Math.max(this.#nextSlot, slot + 1);
+  /** True if the page of a slot was loaded. */
+  hasPageOf(slot: number): boolean {
     return this.#loaded.has(pageOf(slot));
   }
 
+  clearSlots(): void {
+    this.#slots.clear();
+    this.#nextSlot = 0;
+  }
+
+  /** Loads the slot of a VM. Call {@link findFreeSlots} after the last one. */
+  loadSlot(id: string, slot: number): void {
+    this.#slots.set(id, slot);
+    this.#nextSlot = Math.max(this.#nextSlot, slot + 1);
+  }
+
   findFreeSlots(): void {
-    const used = new Set(this.#slots.values());
     this.#freeSlots = [];
+    if (this.#slots.size === this.#nextSlot) return;
+    const used = new Set(this.#slots.values());
     for (let slot = 0; slot < this.#nextSlot; slot++) if (!used.has(slot)) this.#freeSlots.push(slot);
   }
 

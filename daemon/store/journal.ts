@@ -3,10 +3,10 @@
  * of rows is limited: the last {@link JOURNAL_LENGTH} changes, and up to {@link TRIM_STEP} older ones.
  */
 import type Database from 'libsql';
-import { type ChangeType, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../../src/protocol/events.ts';
+import { type ChangeType, type FieldChanges, JOURNAL_LENGTH } from '../../src/protocol/events.ts';
 import { formatPosition, type Position } from '../../src/protocol/position.ts';
 import { crcOf, DamageError } from './integrity.ts';
-import type { Change, JournalNote, LastChange } from './store.ts';
+import type { Change, JournalItem, JournalNote, LastChange } from './store.ts';
 
 /**
  * Maximum length of a value in the journal, in characters of JSON. The journal shows changes; it is not a backup of large
@@ -34,6 +34,13 @@ type CheckedRow = [...Row, crc: number, tag: string | null];
 /** Id in the row of a change to access tokens. No VM has this id. */
 const NO_VM = '';
 
+/** A change as the journal stores it. */
+export interface StoredNote extends Position {
+  /** Id of the VM; empty for a change of access tokens. */
+  id: string;
+  note: JournalNote<string>;
+}
+
 export class Journal {
   readonly #db: Database.Database;
   #isTagged = true;
@@ -53,13 +60,19 @@ export class Journal {
 
   /** Adds a change. Must be called inside the transaction of the change. */
   add(change: Change<string>): void {
-    const { revision, tag } = change;
-    const { type, at, by, changes } = change.note;
     const id = change.kind === 'put' ? change.vm.id : change.kind === 'remove' ? change.id : NO_VM;
+    this.addNote({ ...change, id });
+  }
+
+  /** Adds a change of another engine. Must be called inside a transaction. */
+  addNote({ id, revision, tag, note: { type, at, by, changes } }: StoredNote): void {
     const row: Row = [revision, id, at, type, by, changes];
     this.#write ??= {
       add: this.#db.prepare(`INSERT INTO journal (${COLUMNS}, tag) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`),
-      trim: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
+      // Revisions of a registry that was moved from etcd have gaps.
+      trim: this.#db.prepare(
+        'DELETE FROM journal WHERE revision <= (SELECT revision FROM journal ORDER BY revision DESC LIMIT 1 OFFSET ?)',
+      ),
     };
     this.#write.add.run(...row, crcOf([...row, tag]), tag);
   }
@@ -71,8 +84,7 @@ export class Journal {
    * @param revision last revision
    */
   trim(before: number, revision: number): void {
-    if (Math.floor(before / TRIM_STEP) < Math.floor(revision / TRIM_STEP))
-      this.#write?.trim.run(revision - JOURNAL_LENGTH);
+    if (Math.floor(before / TRIM_STEP) < Math.floor(revision / TRIM_STEP)) this.#write?.trim.run(JOURNAL_LENGTH);
   }
 
   /** Stores the tag of an earlier change, if the journal still contains that change. Call it inside a transaction. */
@@ -84,7 +96,7 @@ export class Journal {
   }
 
   /** Reads the changes to a VM, newest first. @param before return only changes with a lower revision */
-  read(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): HistoryItem[] {
+  read(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): JournalItem[] {
     this.#read ??= this.#db
       .prepare(`${this.#select} WHERE id = ? AND revision < ? ORDER BY revision DESC LIMIT ?`)
       .raw();
@@ -137,7 +149,7 @@ export class Journal {
  * @param changes JSON of a change
  * @returns the text fields of a removed VM; the journal may have truncated other values
  */
-function removedTexts(type: JournalNote['type'], changes: string): Record<string, string> {
+export function removedTexts(type: JournalNote['type'], changes: string): Record<string, string> {
   if (type !== 'deregistered') return {};
   const fields = Object.entries(JSON.parse(changes) as FieldChanges);
   const texts = fields.flatMap(([field, [before]]) => (typeof before === 'string' ? [[field, before] as const] : []));

@@ -1,22 +1,13 @@
 /** Replaces the registry in a data dir with a backup, and keeps the previous files. */
-import {
-  accessSync,
-  chmodSync,
-  constants,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from 'node:fs';
+import { accessSync, chmodSync, constants, copyFileSync, existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { syncPath } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { readProcessInfo } from '../process/pid-file.ts';
 import { type LockedDatabase, lock } from './check.ts';
 import { DATABASE, type DataDir, openDataDir } from './data-dir.ts';
+import type { CheckedState } from './database.ts';
+import { createDraftFolder, RESTORE_PREFIX } from './draft-folder.ts';
 import { type StoreFailure, toFailure, toOpenError } from './failures.ts';
 import { prepareStore } from './sqlite-store.ts';
 
@@ -33,13 +24,14 @@ export interface Restored {
  */
 export async function restore(dataDir: string, file: string): Promise<Restored> {
   const dir = openDataDir(dataDir);
-  const draft = openDataDir(makeFolder(dir, () => mkdtempSync(join(dir.path, 'restore-'))));
+  const folder = makeFolder(dir, () => createDraftFolder(join(dir.path, RESTORE_PREFIX)));
   let locked: LockedDatabase | undefined;
   try {
+    const draft = openDataDir(folder.path);
     copyFiles(file, draft);
-    await checkCopy(file, draft);
+    const checked = await checkCopy(file, draft);
     // Now, while nothing has been changed: a full disk would fail the next start.
-    await prepareStore(draft);
+    await prepareStore(draft, checked);
     // No daemon can open the database until the restore is complete.
     if (exists(dir.database)) locked = await lock(dir);
     if (locked && 'failure' in locked.result) assertReplaceable(dir, locked.result.failure);
@@ -47,7 +39,7 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
     return { dataDir: dir.path, ...(kept === undefined ? {} : { kept }) };
   } finally {
     await locked?.release();
-    rmSync(draft.path, { recursive: true, force: true });
+    folder.remove();
   }
 }
 
@@ -79,28 +71,26 @@ function isAccessible(path: string): boolean {
   }
 }
 
-/** @throws VregError STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE */
-async function checkCopy(file: string, draft: DataDir): Promise<void> {
+/** @returns the state of the copy @throws VregError STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE */
+export async function checkCopy(file: string, draft: DataDir): Promise<CheckedState> {
   const { result, release } = await lock(draft);
   await release();
+  if ('loaded' in result) return result.loaded.state;
   // SQLite accepts an empty file as a database.
-  const isForeign = 'failure' in result ? /file is not a database/.test(result.failure.message) : result.isEmpty;
-  if (isForeign) {
+  if (!('failure' in result) || /file is not a database/.test(result.failure.message)) {
     throw new VregError('STORE_DAMAGED', `cannot restore ${file}: it is not the database of a vreg registry`, {
       field: 'file',
       hint: 'nothing was changed; pass a file that vreg backup wrote',
     });
   }
-  if ('failure' in result) {
-    const error = toOpenError(draft, result.failure);
-    const hint = error.code === 'STORE_DAMAGED' ? damagedHint(draft) : error.hint!;
-    // Name the backup instead of the checked copy, which the user does not know.
-    const message = error.message
-      .replace(draft.database, 'it')
-      .replace(draft.mark, join(dirname(file), basename(draft.mark)))
-      .replace(draft.path, dirname(file));
-    throw new VregError(error.code, `cannot restore ${file}: ${message}`, { field: 'file', hint });
-  }
+  const error = toOpenError(draft, result.failure);
+  const hint = error.code === 'STORE_DAMAGED' ? damagedHint(draft) : error.hint!;
+  // Name the backup instead of the checked copy, which the user does not know.
+  const message = error.message
+    .replace(draft.database, 'it')
+    .replace(draft.mark, join(dirname(file), basename(draft.mark)))
+    .replace(draft.path, dirname(file));
+  throw new VregError(error.code, `cannot restore ${file}: ${message}`, { field: 'file', hint });
 }
 
 /** @returns the folder with the previous files; undefined if there were none */
@@ -121,7 +111,7 @@ function exchange(dir: DataDir, draft: DataDir): string | undefined {
 }
 
 /** Copies the backup. If it is the database of a killed daemon, also copies the log with its last changes and its mark. */
-function copyFiles(file: string, draft: DataDir): void {
+export function copyFiles(file: string, draft: DataDir): void {
   copy(file, draft.database);
   const [log, mark] = [`${file}-wal`, join(dirname(file), basename(draft.mark))];
   if ((statSync(log, { throwIfNoEntry: false })?.size ?? 0) > 0) copy(log, draft.log);

@@ -147,6 +147,9 @@ export class UpgradeTag {
 
 type RecordRow = [kind: StoredRecord['kind'], key: string, body: string, crc: number];
 
+/** Records per batch. */
+const BATCH = 256;
+
 /** The table `records`, which stores JSON by kind and key. */
 export class RecordTable {
   readonly #db: Database.Database;
@@ -156,14 +159,18 @@ export class RecordTable {
     this.#db = db;
   }
 
-  /** @throws DamageError */
-  load(): StoredRecord[] {
-    const rows = this.#db.prepare('SELECT kind, key, body, crc FROM records').raw().all() as RecordRow[];
-    return rows.map(([kind, key, body, crc]) => {
+  /** Reads all records, in batches. @throws DamageError */
+  *batches(): Generator<StoredRecord[]> {
+    const rows = this.#db.prepare('SELECT kind, key, body, crc FROM records').raw().iterate() as Iterable<RecordRow>;
+    let batch: StoredRecord[] = [];
+    for (const [kind, key, body, crc] of rows) {
       if (crcOf([kind, key, body]) !== crc)
         throw new DamageError(`the ${kind} record of ${JSON.stringify(key)} fails its checksum`);
-      return { kind, key, body };
-    });
+      if (batch.push({ kind, key, body }) < BATCH) continue;
+      yield batch;
+      batch = [];
+    }
+    yield batch;
   }
 
   /** Writes or removes records. Call it inside a transaction. */

@@ -3,19 +3,32 @@
  * written, changes are collected for the next one, so that many changes share a sync (group commit).
  */
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { HistoryItem } from '../../src/protocol/events.ts';
+import type { Position } from '../../src/protocol/position.ts';
 import type { Budget, Reservation } from '../limits.ts';
-import { checkDatabase, findFailure } from './check.ts';
+import { type ContentsReceiver, checkDatabase, findFailure } from './check.ts';
 import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './data-dir.ts';
+import type { CheckedState, Filling, Loaded } from './database.ts';
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
+import { watchGrowth } from './file-growth.ts';
 import { batchesOf } from './heartbeat-batch.ts';
 import { DamageError } from './integrity.ts';
 import { withJournalText } from './journal.ts';
-import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat, StoredVm } from './store.ts';
-import { Unread } from './unread.ts';
+import type {
+  Change,
+  Contents,
+  ForEach,
+  JournalItem,
+  LastChange,
+  RecordChange,
+  Store,
+  StoredHeartbeat,
+  StoredRecord,
+  StoredVm,
+} from './store.ts';
 import type { Message, Reply, Request } from './worker.ts';
 import { startWorker } from './worker-start.ts';
 
@@ -34,6 +47,11 @@ const MAX_GROUP_SIZE = 16_777_216;
 const WRITE = 'write to its disk';
 const READ = 'read from its disk';
 
+export function backupInProgress(): VregError {
+  const hint = 'retry when it is complete';
+  return new VregError('BUSY', 'another backup is in progress', { hint, retryAfter: 5 });
+}
+
 interface Waiting {
   /** Changes that must be in one transaction. JSON, if they were serialized in slices. */
   changes: readonly (Change<string> | string)[];
@@ -50,7 +68,7 @@ export interface SqliteStoreOptions<V> {
   /** Memory budget for the changes that wait for the disk. */
   budget: Budget;
   /**
-   * Converts each VM as soon as it was read, while the worker reads the next ones. If it throws, the entry is damaged.
+   * Converts each VM as soon as it was read, while the next ones are being checked. If it throws, the entry is damaged.
    * @returns undefined to leave the VM out of the contents
    */
   decode(vm: StoredVm): V | undefined;
@@ -62,6 +80,7 @@ export interface SqliteStoreOptions<V> {
 }
 
 export class SqliteStore implements Store {
+  readonly #dir: DataDir;
   readonly #worker: WorkerClient;
   readonly #budget: Budget;
   #queue: Waiting[] = [];
@@ -69,7 +88,8 @@ export class SqliteStore implements Store {
   #isClosed = false;
   #isBackingUp = false;
 
-  private constructor(worker: WorkerClient, budget: Budget) {
+  private constructor(dir: DataDir, worker: WorkerClient, budget: Budget) {
+    this.#dir = dir;
     this.#worker = worker;
     this.#budget = budget;
   }
@@ -85,33 +105,41 @@ export class SqliteStore implements Store {
     onDeath,
   }: SqliteStoreOptions<V>): Promise<{ store: SqliteStore; contents: Contents<V> }> {
     const dir = openDataDir(dataDir);
-    await checkFiles(dir);
     let isOpen = false;
     // If the worker dies before the store is open, nothing has been acknowledged, and the start fails.
     const worker = new WorkerClient(dir, (error) => isOpen && onDeath(error));
     try {
       const vms: V[] = [];
-      const contents = await worker.open((batch) => {
-        for (const stored of batch) {
-          const vm = decodeVm(stored, decode);
-          if (vm !== undefined) vms.push(vm);
-        }
+      const records: StoredRecord[] = [];
+      const loaded = await loadFiles(dir, {
+        vms: (batch) => {
+          for (const stored of batch) {
+            const vm = decodeVm(stored, decode);
+            if (vm !== undefined) vms.push(vm);
+          }
+        },
+        records: (batch) => records.push(...batch),
       });
+      // A new store is empty.
+      const created = await worker.open(loaded?.state);
       isOpen = true;
-      return { store: new SqliteStore(worker, budget), contents: { ...contents, vms } };
+      const contents = loaded ? { ...loaded.contents, vms, records } : { ...created!, vms };
+      // The first change would do this otherwise.
+      worker.ask({ kind: 'prepare' }).catch(() => {});
+      return { store: new SqliteStore(dir, worker, budget), contents };
     } catch (error) {
       await worker.terminate();
-      throw toOpenError(dir, toFailure(error));
+      throw error instanceof VregError ? error : toOpenError(dir, toFailure(error));
     }
   }
 
-  commit(change: Change): Promise<void> {
+  commit(change: Change): Promise<Position> {
     const { records = [] } = change;
     const size = records.reduce(
       (sum, { body = '' }) => sum + body.length,
       change.kind === 'put' ? change.vm.body.length : 0,
     );
-    return this.#enqueue([withJournalText(change)], size);
+    return this.#enqueue([withJournalText(change)], size, change);
   }
 
   async commitAll(changes: readonly Change[], forEach: ForEach): Promise<void> {
@@ -123,10 +151,11 @@ export class SqliteStore implements Store {
       texts.push(text);
       size += text.length;
     });
-    await this.#enqueue(texts, size);
+    await this.#enqueue(texts, size, undefined);
   }
 
-  #enqueue(changes: Waiting['changes'], size: number): Promise<void> {
+  /** @param value of the promise when the changes are durable */
+  #enqueue<T>(changes: Waiting['changes'], size: number, value: T): Promise<T> {
     if (this.#isClosed) throw new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 });
     if (this.#queue.length >= MAX_WAITING) {
       const message = `too many queued changes (limit ${MAX_WAITING})`;
@@ -134,9 +163,14 @@ export class SqliteStore implements Store {
     }
     const reservation = size > SMALL_CHANGE ? this.#budget.reserve(size) : this.#budget.reserveAnyway(size);
     return new Promise((resolve, reject) => {
-      this.#queue.push({ changes, size, reservation, resolve, reject });
+      this.#queue.push({ changes, size, reservation, resolve: () => resolve(value), reject });
       this.#draining ??= this.#drain();
     });
+  }
+
+  /** Adds contents of another engine to a new store. @throws VregError STORE_FULL, STORE_FAILED */
+  async fill(part: Filling): Promise<void> {
+    await this.#worker.ask({ kind: 'fill', part }).catch(failTo(WRITE));
   }
 
   async saveHeartbeats(
@@ -156,9 +190,23 @@ export class SqliteStore implements Store {
     }
   }
 
-  async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
+  async tryWrite(): Promise<void> {
+    await this.#worker.ask({ kind: 'tryWrite' }).catch(failTo(WRITE));
+  }
+
+  async read(): Promise<void> {
+    await this.#worker.ask({ kind: 'read' }).catch(failTo(READ));
+  }
+
+  async size(): Promise<number | undefined> {
+    const files = [this.#dir.database, this.#dir.log];
+    const found = await Promise.all(files.map((path) => stat(path).catch(() => undefined)));
+    return found[0] && found.reduce((sum, file) => sum + (file?.size ?? 0), 0);
+  }
+
+  async history(id: string, limit: number, before?: number): Promise<JournalItem[]> {
     const request: Request = { kind: 'history', id, limit, before };
-    return (await this.#worker.ask(request).catch(failTo(READ))) as HistoryItem[];
+    return (await this.#worker.ask(request).catch(failTo(READ))) as JournalItem[];
   }
 
   async lastChanges(after: number, until: number): Promise<LastChange[] | undefined> {
@@ -166,25 +214,28 @@ export class SqliteStore implements Store {
     return (await this.#worker.ask(request).catch(failTo(READ))) as LastChange[] | undefined;
   }
 
-  async backup(path: string): Promise<void> {
-    if (this.#isBackingUp) {
-      const hint = 'retry when it is complete';
-      throw new VregError('BUSY', 'another backup is in progress', { hint, retryAfter: 5 });
-    }
+  async backup(path: string, signal?: AbortSignal, onProgress: () => void = () => {}): Promise<void> {
+    if (this.#isBackingUp) throw backupInProgress();
     this.#isBackingUp = true;
+    const copying = new AbortController();
     let draft: string | undefined;
     try {
       // Write and check the backup under a temporary name, so that a broken one is never mistaken for a valid one.
       draft = mkdtempSync(`${path}.`);
       const dir = openDataDir(draft);
+      void watchGrowth(dir.database, onProgress, copying.signal);
       await this.#worker.ask({ kind: 'backup', path: dir.database });
+      copying.abort();
+      signal?.throwIfAborted();
       const failure = await findFailure(dir);
       if (failure) throw new StoreError(failure);
       renameSync(dir.database, path);
     } catch (error) {
+      signal?.throwIfAborted();
       throw toRuntimeError('create a backup', toFailure(error));
     } finally {
       this.#isBackingUp = false;
+      copying.abort();
       if (draft !== undefined) rmSync(draft, { recursive: true, force: true });
     }
   }
@@ -227,26 +278,28 @@ function decodeVm<V>(vm: StoredVm, decode: (vm: StoredVm) => V): V {
   }
 }
 
-/** Checks the files in a data dir without modifying them. @throws VregError */
-async function checkFiles(dir: DataDir): Promise<void> {
-  try {
-    const mark = readHighWaterMark(dir);
-    if (databaseSize(dir) > 0) await checkDatabase(dir);
-    else if (mark) throw new DamageError(`it is missing or empty, but revision ${mark.revision} was acknowledged`);
-  } catch (error) {
-    throw error instanceof VregError ? error : toOpenError(dir, toFailure(error));
-  }
+/**
+ * Checks the files in a data dir without modifying them, and reads the database.
+ * @returns undefined for a new store
+ * @throws VregError
+ */
+async function loadFiles(dir: DataDir, receiver: ContentsReceiver): Promise<Loaded | undefined> {
+  const mark = readHighWaterMark(dir);
+  if (databaseSize(dir) > 0) return checkDatabase(dir, receiver);
+  if (mark) throw new DamageError(`it is missing or empty, but revision ${mark.revision} was acknowledged`);
+  return undefined;
 }
 
 /**
  * Opens and closes a store that has passed its check. It then has the write-ahead format and a high-water mark, so that its
  * next start needs no disk space.
+ * @param checked the state that the check found
  * @throws VregError STORE_UNUSABLE, STORE_DAMAGED
  */
-export async function prepareStore(dir: DataDir): Promise<void> {
+export async function prepareStore(dir: DataDir, checked: CheckedState): Promise<void> {
   const worker = new WorkerClient(dir, () => {});
   try {
-    await worker.open(() => {});
+    await worker.open(checked);
     await worker.close();
   } catch (error) {
     await worker.terminate();
@@ -274,12 +327,7 @@ function failTo(action: string): (error: unknown) => never {
 }
 
 /** A request to which the worker has not replied yet. */
-interface Pending {
-  resolve(value: unknown): void;
-  reject(error: Error): void;
-  /** If it throws, the request fails with its error. */
-  receive(vms: StoredVm[]): void;
-}
+type Pending = Pick<Waiting, 'reject'> & { resolve(value: unknown): void };
 
 /**
  * Sends requests to the worker and waits for its replies. A worker without requests does not keep the process alive, so the
@@ -297,16 +345,6 @@ class WorkerClient {
     this.#worker = startWorker(dir);
     this.#worker.on('message', (reply: Reply) => {
       const pending = this.#pending.get(reply.seq);
-      if ('vms' in reply) {
-        try {
-          pending?.receive(reply.vms);
-        } catch (error) {
-          // The worker continues to send VMs, or waits until the previous ones are read, until it is terminated.
-          this.#forget(reply.seq);
-          pending!.reject(error as Error);
-        }
-        return;
-      }
       this.#forget(reply.seq);
       if ('failure' in reply) pending?.reject(new StoreError(reply.failure));
       else pending?.resolve(reply.value);
@@ -322,23 +360,16 @@ class WorkerClient {
     });
   }
 
-  /** Opens the database. @param receive called with all VMs, in batches */
-  async open(receive: (vms: StoredVm[]) => void): Promise<Omit<Contents, 'vms'>> {
-    const unread = new Unread();
-    const { vms, ...contents } = (await this.ask({ kind: 'open', unread: unread.shared }, (batch) => {
-      receive(batch);
-      unread.read();
-    })) as Contents;
-    receive(vms);
-    return contents;
+  /** @returns the contents of a new store */
+  async open(checked: CheckedState | undefined): Promise<Contents | undefined> {
+    return (await this.ask(checked ? { kind: 'open', checked } : { kind: 'open' })) as Contents | undefined;
   }
 
-  /** @param receive called with the VMs that precede the reply to `open` */
-  ask(request: Message, receive: Pending['receive'] = () => {}): Promise<unknown> {
+  ask(request: Message): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#end !== undefined) return reject(new StoreError({ kind: 'other', message: this.#end }));
       const seq = ++this.#seq;
-      this.#pending.set(seq, { resolve, reject, receive });
+      this.#pending.set(seq, { resolve, reject });
       this.#worker.ref();
       this.#worker.postMessage({ seq, request });
     });

@@ -17,9 +17,12 @@ export function startWorker(dir: DataDir): Worker {
   return new Worker(programFile(BUNDLE), options);
 }
 
-/** Starts the child process that reads the entire database. It ends when its stdin closes, so it never outlives this process. */
-export function startCheck(dir: DataDir): ChildProcess {
+/**
+ * Starts the child process that reads the entire database. It ends when its stdin closes, so it never outlives this process.
+ * @param action `load` to print the contents, too
+ */
+export function startCheck(dir: DataDir, action: 'check' | 'load' = 'check'): ChildProcess {
   const addon = addonPath();
-  const words = [isSingleExecutable ? STORE_WORKER : programFile(BUNDLE), 'check', dir.path];
+  const words = [isSingleExecutable ? STORE_WORKER : programFile(BUNDLE), action, dir.path];
   return spawn(process.execPath, addon === undefined ? words : [...words, addon], { stdio: ['pipe', 'pipe', 'pipe'] });
 }

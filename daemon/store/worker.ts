@@ -1,9 +1,9 @@
 /**
  * The store worker: a thread that owns the database and handles one request at a time. Started as a program (`store-worker
  * check DIR`), it only reads the database. A damaged file can crash the SQLite library, and then this child process dies
- * instead of the daemon.
+ * instead of the daemon. `store-worker load DIR` also prints what it reads, so that a start reads the database once.
  */
-import { closeSync, existsSync, openSync, readSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readSync, rmSync, statSync, writeSync } from 'node:fs';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import {
   type DataDir,
@@ -13,18 +13,22 @@ import {
   openDataDir,
   readHighWaterMark,
 } from './data-dir.ts';
-import { RegistryDatabase } from './database.ts';
+import { type CheckedState, type Filling, type Loaded, RegistryDatabase } from './database.ts';
 import { type StoreFailure, toFailure, toReadFailure } from './failures.ts';
 import type { HeartbeatBatch } from './heartbeat-batch.ts';
 import { checkFormat, checkJournal, DamageError, OpenFiles, readFormat } from './integrity.ts';
-import type { Change, Contents, RecordChange, StoredVm } from './store.ts';
-import { Unread } from './unread.ts';
+import type { Change, Contents, RecordChange, StoredRecord, StoredVm } from './store.ts';
+import { decodeBatch, type EncodedBatch } from './vm-batch.ts';
 
 export type Request =
-  | { kind: 'open'; unread?: SharedArrayBuffer }
+  | { kind: 'open'; checked?: CheckedState }
+  | { kind: 'prepare' }
+  | { kind: 'fill'; part: Filling }
   | { kind: 'commit'; changes: readonly Change<string>[] }
   | { kind: 'stageHeartbeats'; batch: HeartbeatBatch }
   | { kind: 'saveHeartbeats'; listened: number; records: readonly RecordChange[] }
+  | { kind: 'tryWrite' }
+  | { kind: 'read' }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'lastChanges'; after: number; until: number }
   | { kind: 'backup'; path: string }
@@ -33,17 +37,15 @@ export type Request =
 /** A request as it is sent to the thread. Some of its changes may be JSON, which is faster to copy than objects. */
 export type Message = Request | { kind: 'commit'; changes: readonly (Change<string> | string)[] };
 
-/** The reply to a request. The VMs of a store precede the reply to `open`, so that the main thread can process them meanwhile. */
-export type Reply =
-  | { seq: number; value: unknown }
-  | { seq: number; failure: StoreFailure }
-  | { seq: number; vms: StoredVm[] };
+export type Reply = { seq: number; value: unknown } | { seq: number; failure: StoreFailure };
 
-/** Size of a message with VMs, in UTF-16 units of JSON: 1000 usual VMs. Copying it blocks the main thread for a millisecond. */
-const BATCH_SIZE = 524_288;
+/**
+ * A line of JSON that a check prints on stdout. The result is the last one. Only a check that loads the database prints VMs and
+ * records.
+ */
+export type CheckLine = EncodedBatch | { records: StoredRecord[] } | CheckResult;
 
-/** The JSON that a check prints on stdout. */
-export type CheckResult = { isEmpty: boolean } | { failure: StoreFailure };
+export type CheckResult = { loaded: Loaded } | { isEmpty: true } | { failure: StoreFailure };
 
 /** The database and its high-water mark. */
 export class StoreBackend {
@@ -60,13 +62,19 @@ export class StoreBackend {
 
   /**
    * Handles a request atomically.
-   * @param send receives the VMs of an opened store in batches; without it, the contents have them
+   * @returns for `open` without a checked state, the contents
    * @throws DamageError, OlderError, NewerError, GoneError, errors of SQLite and of the file system
    */
-  handle(request: Request, send?: (vms: StoredVm[]) => void): unknown {
+  handle(request: Request): unknown {
     switch (request.kind) {
       case 'open':
-        return this.#open(send);
+        return this.#open(request.checked);
+      case 'prepare':
+        this.#database.loadSlots();
+        return undefined;
+      case 'fill':
+        this.#database.fill(request.part);
+        return undefined;
       case 'commit':
         this.#files.check();
         this.#database.commit(request.changes);
@@ -83,6 +91,15 @@ export class StoreBackend {
         if (request.records.length > 0) this.#mark.advance(this.#durable());
         return undefined;
       }
+      case 'tryWrite':
+        this.#files.check();
+        this.#database.tryWrite();
+        this.#mark.advance(this.#durable());
+        return undefined;
+      case 'read':
+        this.#files.check();
+        this.#database.isEmpty();
+        return undefined;
       case 'history':
         return this.#database.history(request.id, request.limit, request.before);
       case 'lastChanges':
@@ -100,7 +117,8 @@ export class StoreBackend {
     }
   }
 
-  #open(send: ((vms: StoredVm[]) => void) | undefined): Contents {
+  /** @param checked undefined for a database that no other process has checked: it is created, or loaded here */
+  #open(checked: CheckedState | undefined): Contents | undefined {
     const { database: path, log } = this.#dir;
     // Create the file before SQLite opens it, so that its inode is known.
     if (!existsSync(path)) closeSync(openSync(path, 'a', 0o600));
@@ -109,29 +127,33 @@ export class StoreBackend {
     this.#database = database;
     if (database.isEmpty()) {
       // The check found a database, so it was removed after the check.
-      if (readHighWaterMark(this.#dir)) throw new DamageError('it is empty, but a revision was acknowledged');
+      if (checked || readHighWaterMark(this.#dir))
+        throw new DamageError('it is empty, but a revision was acknowledged');
       database.create();
     }
     this.#files.add(log);
-    let vms: StoredVm[] = [];
-    let size = 0;
-    const contents = database.load((vm) => {
-      vms.push(vm);
-      size += vm.body.length;
-      if (!send || size < BATCH_SIZE) return;
-      send(vms);
-      vms = [];
-      size = 0;
-    });
+    let contents: Contents | undefined;
+    if (checked) database.resume(checked);
+    else contents = loadContents(database);
     this.#mark = new HighWaterMarkFile(this.#dir, this.#durable());
     this.#files.check();
-    return { ...contents, vms };
+    return contents;
   }
 
   #durable(): HighWaterMark {
     const { registryId, revision, saves } = this.#database.state;
     return { registryId, revision, saves };
   }
+}
+
+function loadContents(database: RegistryDatabase): Contents {
+  const vms: StoredVm[] = [];
+  const records: StoredRecord[] = [];
+  const { contents } = database.load({
+    vms: (json) => vms.push(...decodeBatch(JSON.parse(Buffer.concat(json).toString()) as EncodedBatch)),
+    records: (batch) => records.push(...batch),
+  });
+  return { ...contents, vms, records };
 }
 
 function decode(message: Message): Request {
@@ -147,12 +169,7 @@ function serve(dir: DataDir): void {
   port.on('message', ({ seq, request }: { seq: number; request: Message }) => {
     let reply: Reply;
     try {
-      const unread = request.kind === 'open' && request.unread ? new Unread(request.unread) : undefined;
-      const send = (vms: StoredVm[]) => {
-        port.postMessage({ seq, vms } satisfies Reply);
-        unread?.sent();
-      };
-      reply = { seq, value: backend.handle(decode(request), send) };
+      reply = { seq, value: backend.handle(decode(request)) };
     } catch (error) {
       reply = { seq, failure: { file: dir.database, ...toFailure(error) } };
     }
@@ -170,8 +187,49 @@ const DIE_WITH_STDIN = `
   if (code !== 'EAGAIN') process.kill(process.pid, 'SIGKILL');
 `;
 
-/** Prints the result of the check, and keeps the database locked until stdin closes. */
-function check(path: string): void {
+/**
+ * Ends the process after an error that nothing has caught. Node's own exit would wait for the thread that reads stdin, and would
+ * close the database.
+ */
+function dieWith(error: unknown): void {
+  try {
+    writeSync(STDERR, error instanceof Error ? `${error.stack}\n` : `Error: ${String(error)}\n`);
+  } finally {
+    process.kill(process.pid, 'SIGKILL');
+  }
+}
+
+/** File descriptors. Writes to them do not block. */
+const STDOUT = 1;
+const STDERR = 2;
+/** Milliseconds after which a full pipe is tried again: the parent reads it in about as long. */
+const FULL_PIPE_DELAY = 1;
+
+/** Prints the pieces of a line. Waits for the parent to read it, because this process must not collect the entire database. */
+function print(...pieces: readonly Buffer[]): void {
+  const sleeper = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  for (const piece of [...pieces, Buffer.from('\n')]) {
+    for (let at = 0; at < piece.length; ) {
+      try {
+        at += writeSync(STDOUT, piece, at);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+        Atomics.wait(sleeper, 0, 0, FULL_PIPE_DELAY);
+      }
+    }
+  }
+}
+
+function printJson(line: CheckLine): void {
+  print(Buffer.from(JSON.stringify(line)));
+}
+
+/**
+ * Prints the result of the check, and keeps the database locked until stdin closes.
+ * @param isLoad true to print the VMs and the records, too
+ */
+function check(path: string, isLoad: boolean): void {
+  process.on('uncaughtException', dieWith);
   // If the thread cannot be started, the process still ends after the check.
   new Worker(DIE_WITH_STDIN, { eval: true }).on('error', () => {});
   let result: CheckResult;
@@ -187,18 +245,21 @@ function check(path: string): void {
     const database = new RegistryDatabase(dir, { readOnly: true });
     // Now, because the following steps may crash. The database is locked, so the log belongs to no other process.
     removeNewLog();
-    const isEmpty = database.isEmpty();
     const mark = readHighWaterMark(dir);
-    if (isEmpty) {
+    if (database.isEmpty()) {
       if (mark) throw new DamageError(`it is empty, but revision ${mark.revision} was acknowledged`);
+      result = { isEmpty: true };
     } else {
       database.integrityCheck();
-      database.load(() => {});
-      const problem = inconsistency(database.state, mark);
+      const loaded = database.load({
+        vms: (json) => isLoad && print(...json),
+        records: (records) => isLoad && printJson({ records }),
+      });
+      const problem = inconsistency(loaded.state, mark);
       if (problem) throw new DamageError(problem);
       checkFormat(format);
+      result = { loaded };
     }
-    result = { isEmpty };
   } catch (error) {
     let failure = toReadFailure(error);
     if (failure.kind !== 'locked') removeNewLog();
@@ -206,11 +267,10 @@ function check(path: string): void {
     if (failure.kind === 'damaged') failure = findReadError([dir.database, dir.log]) ?? failure;
     result = { failure };
   }
-  process.stdout.write(`${JSON.stringify(result)}\n`, () => {
-    // A check must change nothing, so it ends without closing the database, because SQLite would move the log into it.
-    const end = () => process.kill(process.pid, 'SIGKILL');
-    process.stdin.once('close', end).once('error', end).resume();
-  });
+  printJson(result);
+  // A check must change nothing, so it ends without closing the database, because SQLite would move the log into it.
+  const end = () => process.kill(process.pid, 'SIGKILL');
+  process.stdin.once('close', end).once('error', end).resume();
 }
 
 /** Bytes per read: few system calls, little memory. */
@@ -231,5 +291,6 @@ function findReadError(paths: readonly string[]): StoreFailure | undefined {
   return undefined;
 }
 
+const [, , action, path] = process.argv;
 if (!isMainThread) serve((workerData as { dir: DataDir }).dir);
-else if (process.argv[2] === 'check') check(process.argv[3]!);
+else if (action === 'check' || action === 'load') check(path!, action === 'load');

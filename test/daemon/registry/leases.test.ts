@@ -78,6 +78,40 @@ test('an entry that replaces another without a sign of life keeps its place, and
   assert.equal(leases.renew(changedAgain), true);
 });
 
+test('the end of the uncertainty after a gap is known from the oldest VM, without examining the others', () => {
+  const leases = new Leases(1000);
+  assert.equal(leases.uncertainUntil(Number.POSITIVE_INFINITY), undefined);
+  const all = Array.from({ length: 500 }, (_, n) => entry(`v${n}`, 10 + n));
+  leases.load(all, 0);
+  let examined = 0;
+  for (const each of all)
+    Object.defineProperty(each, 'heardAt', {
+      get: () => {
+        examined++;
+        return each.leaseFrom;
+      },
+    });
+  assert.equal(leases.uncertainUntil(600), 1600);
+  assert.equal(leases.uncertainUntil(9), undefined);
+  assert.ok(examined <= 2, `examined ${examined} VMs`);
+});
+
+test('VMs that are not running are not uncertain, and suspect VMs are until their extra lease ends', () => {
+  const leases = new Leases(1000, 0.5);
+  const { vm, version, seen } = entry('paused', 5);
+  const paused = new VmRecord({ ...vm, status: 'paused' }, version, seen);
+  leases.load([paused, entry('late', 20)], 0);
+  assert.equal(leases.uncertainUntil(10), undefined);
+  assert.equal(leases.uncertainUntil(20), 1020);
+  const fallen = new Leases(1000, 0.5);
+  fallen.load(
+    Array.from({ length: 10 }, (_, n) => entry(`v${n}`, n)),
+    0,
+  );
+  assert.equal(fallen.sweep(100).suspect.length, 10);
+  assert.equal(fallen.uncertainUntil(-1), 2009);
+});
+
 test('a removed VM is neither stale nor revived, even if its id is registered again', () => {
   const leases = new Leases(1000);
   const [a, b] = [entry('a', 10), entry('b', 10)];

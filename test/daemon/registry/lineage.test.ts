@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { FakeClock } from '../../helpers/clock.ts';
-import { MemoryStore } from '../../helpers/memory-store.ts';
+import { openTestStore, reopen } from '../../helpers/test-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 async function family(...pairs: [id: string, parentId?: string][]) {
-  const store = new MemoryStore();
-  const registry = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());
+  const clock = new FakeClock();
+  const store = await openTestStore(() => clock.wall);
+  const registry = new Registry({ store, clock, staleAfter: 1000 }, store.contents());
   for (const [id, parentId] of pairs) {
     await registry.register(aVm({ id, ...(parentId === undefined ? {} : { parentId }) }));
   }
@@ -47,7 +48,8 @@ test('VMs that are their own ancestors are each returned once', async () => {
 test('a replaced entry has its new parent, also after a restart', async () => {
   const { registry, store } = await family(['a'], ['b'], ['x', 'a']);
   await registry.replace(aVm({ id: 'x', parentId: 'b' }));
-  const again = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());
+  const durable = await reopen(store);
+  const again = new Registry({ store: durable, clock: new FakeClock(), staleAfter: 1000 }, durable.contents());
   for (const { lineage } of [registry, again]) {
     assert.deepEqual(lineage.children('a'), []);
     assert.deepEqual(
@@ -55,6 +57,6 @@ test('a replaced entry has its new parent, also after a restart', async () => {
       ['x'],
     );
   }
-  await registry.update('x', { name: 'other' });
-  assert.equal(registry.get('x').vm.parentId, 'b');
+  await again.update('x', { name: 'other' });
+  assert.equal(again.get('x').vm.parentId, 'b');
 });

@@ -111,20 +111,20 @@ test('after any sequence of changes, two queues contain the same as two arrays',
 
 test('a queue counts the chosen elements that it contains, however they come and go', () => {
   const all = elements('aAbB');
-  const queue = new LinkedQueue<Element>(({ name }) => name === name.toUpperCase());
+  const queue = new LinkedQueue<Element>(({ name }) => (name === name.toUpperCase() ? 1 : 0));
   for (const element of all) queue.push(element);
-  assert.equal(queue.count, 2);
+  assert.equal(queue.countOf(1), 2);
   queue.push(all[1]!);
-  assert.equal(queue.count, 2);
+  assert.equal(queue.countOf(1), 2);
   queue.remove(all[1]!);
-  assert.equal(queue.count, 1);
+  assert.equal(queue.countOf(1), 1);
   const [upper, lower] = elements('Xx');
   queue.replace(all[0]!, upper!);
-  assert.equal(queue.count, 2);
+  assert.equal(queue.countOf(1), 2);
   queue.replace(all[3]!, lower!);
-  assert.equal(queue.count, 1);
+  assert.equal(queue.countOf(1), 1);
   new LinkedQueue<Element>().push(upper!);
-  assert.equal(queue.count, 0);
+  assert.equal(queue.countOf(1), 0);
 });
 
 test('an element can be pushed before the elements at the end that must stay behind it', () => {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Tokens } from '../../../daemon/access/tokens.ts';
+import { Positions } from '../../../daemon/registry/positions.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { JOURNAL_LENGTH } from '../../../src/protocol/events.ts';
@@ -223,4 +224,10 @@ test('an entry keeps the position of its last change across restarts', async () 
   const { position } = registry.get('a');
   assert.equal(position, store.positionAt(1));
   assert.equal(open(copyOf(store)).registry.get('a').position, position);
+});
+
+test('a position from before the first change of this history belongs to another one', () => {
+  const [start, tag] = [{ revision: 5, tag: 'a'.repeat(16) }, 'b'.repeat(16)];
+  assert.equal(new Positions([start], true, 5).compare(`4-${tag}`), 'other');
+  assert.equal(new Positions([{ revision: 8, tag }], true, 5).compare(`6-${tag}`), 'unknown', 'it may have been here');
 });

@@ -34,6 +34,7 @@ function stepsFor(dir: DataDir): Step[] {
     },
     ...[...batchesOf([{ id: 'b', ...life(50) }])].map((batch) => ({ kind: 'stageHeartbeats', batch }) as const),
     { kind: 'saveHeartbeats', listened: 60, records: [{ kind: 'identity', key: 'b', body: '{}' }] },
+    { kind: 'tryWrite' },
     { kind: 'history', id: 'b', limit: 10 },
     { kind: 'backup', path: join(dir.path, 'copy.db') },
     { ...commitOf(putOf({ id: 'b', revision: 5, created: 2, life: life(70) })), leaves: { b: 5, c: 4 } },

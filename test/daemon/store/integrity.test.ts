@@ -3,8 +3,7 @@ import { copyFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
-import { RegistryDatabase } from '../../../daemon/store/database.ts';
-import type { StoredVm } from '../../../daemon/store/store.ts';
+import { type Receiver, RegistryDatabase } from '../../../daemon/store/database.ts';
 import { StoreBackend } from '../../../daemon/store/worker.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { openStore, putOf } from '../../helpers/store.ts';
@@ -40,9 +39,9 @@ test('a start fails if the database is replaced while it is loaded', async (t) =
   const other = `${dir.database}.other`;
   copyFileSync(dir.database, other);
   const { load } = RegistryDatabase.prototype;
-  t.mock.method(RegistryDatabase.prototype, 'load', function (this: RegistryDatabase, receive: (vm: StoredVm) => void) {
+  t.mock.method(RegistryDatabase.prototype, 'load', function (this: RegistryDatabase, receiver: Receiver) {
     renameSync(other, dir.database);
-    return load.call(this, receive);
+    return load.call(this, receiver);
   });
   assert.throws(() => new StoreBackend(dir).handle({ kind: 'open' }), /registry\.db was replaced by another file/);
 });

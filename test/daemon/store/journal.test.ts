@@ -46,6 +46,17 @@ test('a journal retains the last changes, and removes the oldest ones a hundred 
   assert.deepEqual([revisions().length, revisions()[0]], [JOURNAL_LENGTH, 601]);
 });
 
+test('a journal whose revisions have gaps retains as many changes', (t) => {
+  const { db, journal } = openJournal(t);
+  const last = 50 * (JOURNAL_LENGTH + 10);
+  db.exec('BEGIN');
+  for (let revision = 50; revision <= last; revision += 50) journal.add(removal('vm', revision));
+  journal.trim(last - 50, last);
+  db.exec('COMMIT');
+  const revisions = [...journal.rows()].map(({ row }) => row[0]);
+  assert.deepEqual([revisions.length, revisions[0]], [JOURNAL_LENGTH, 50 * 11]);
+});
+
 test('a flipped bit in the journal is found', (t) => {
   const { db, journal } = openJournal(t);
   journal.add(removal('vm-1', 1));

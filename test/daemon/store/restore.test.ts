@@ -121,7 +121,7 @@ test('a locked database cannot be opened until it is released', async (t) => {
   cpSync(killed, data, { recursive: true });
   const { result, release } = await lock(openDataDir(data));
   t.after(release);
-  assert.deepEqual(result, { isEmpty: false });
+  assert.ok('loaded' in result);
   await assert.rejects(readStore(data), { code: 'ALREADY_RUNNING' });
   await release();
   assert.deepEqual(idsOf(await readStore(data)), ['a', 'b']);

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import worker_threads from 'node:worker_threads';
 import { createBudgets } from '../../../daemon/limits.ts';
+import { checkDatabase } from '../../../daemon/store/check.ts';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { prepareStore, SqliteStore } from '../../../daemon/store/sqlite-store.ts';
 import type { Change, Contents, ForEach } from '../../../daemon/store/store.ts';
@@ -278,7 +279,7 @@ test('closing waits for pending changes and accepts no new ones', async (t) => {
 
 test('changes beyond the limit are refused immediately, and queued ones do not fail', async (t) => {
   const { store } = await openStore(t, tempDir(t));
-  const taken: Promise<void>[] = [];
+  const taken: Promise<unknown>[] = [];
   let revision = 0;
   assert.throws(
     () => {
@@ -432,14 +433,15 @@ test('if the worker dies, onDeath is called once, and all pending and later requ
   assert.ok(revision >= 1 && vms[0]?.id === 'a', 'acknowledged changes are there');
 });
 
-test('entries that need many messages of the worker are all read, also to prepare a restored store', async (t) => {
+test('entries larger than a batch of the check are all read, also to prepare a restored store', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   const more = { metadata: { pad: 'x'.repeat(600_000) } };
   const ids = Array.from({ length: 20 }, (_, n) => `vm-${n}`);
   for (const [n, id] of ids.entries()) await store.commit(putOf({ id, revision: n + 1, more }));
   await store.close();
-  await prepareStore(openDataDir(dir));
+  const checked = await checkDatabase(openDataDir(dir));
+  await prepareStore(openDataDir(dir), checked!.state);
   assert.deepEqual(
     (await readStore(dir)).vms.map(({ id }) => id),
     ids,

@@ -1,0 +1,124 @@
+/**
+ * The changes of a registry with several replicas. The store decides whether a change comes first and chooses its revision, so
+ * no change is validated against one that is still pending: a change to a VM waits for the previous one of this replica.
+ *
+ * A change of this replica becomes visible as soon as the store has committed it. Its events wait until the changes with lower
+ * revisions, which other replicas have committed, have arrived.
+ */
+import type { Position } from '../../src/protocol/position.ts';
+import type { Arrival, Change, Store } from '../store/store.ts';
+import type { Positions } from './positions.ts';
+import { type Changes, changeOf, type Decision, tagAfter } from './writes.ts';
+
+/** Publishes the events of a change. */
+type Announce = () => void;
+
+/** Another replica has changed the same VM or token first. Its change has arrived, so the request must be decided again. */
+export class Superseded extends Error {}
+
+export class SharedChanges implements Changes {
+  readonly nextRevision = 0;
+  readonly #store: Store;
+  readonly #positions: Positions;
+  readonly #beforeNext: () => void;
+  /** The last method for each VM, which the next one waits for. */
+  readonly #turns = new Map<string, Promise<void>>();
+  /** Changes of this replica that have not arrived yet, with the events of those that are visible already. */
+  readonly #own = new Map<Change, { decision: Decision; announce?: Announce }>();
+  #added = 0;
+  #growth = 0;
+
+  /** @param beforeNext as for {@link PendingChanges} */
+  constructor(store: Store, positions: Positions, beforeNext: () => void) {
+    this.#store = store;
+    this.#positions = positions;
+    this.#beforeNext = beforeNext;
+  }
+
+  get added(): number {
+    return this.#added;
+  }
+
+  get growth(): number {
+    return this.#growth;
+  }
+
+  /** A change waits until the previous one to the same VM is done. */
+  of(): undefined {
+    return undefined;
+  }
+
+  /** Runs a method that changes a VM when all earlier ones for this VM are done. */
+  async inTurn<T>(id: string, act: () => Promise<T>): Promise<T> {
+    const previous = this.#turns.get(id);
+    const work = previous ? previous.then(act) : act();
+    const turn = settled(work);
+    this.#turns.set(id, turn);
+    try {
+      return await work;
+    } finally {
+      if (this.#turns.get(id) === turn) this.#turns.delete(id);
+    }
+  }
+
+  /** @throws Superseded, and the store's errors */
+  async commit(decision: Decision): Promise<Position> {
+    const { vm } = decision;
+    const { before, after } = vm ?? {};
+    const previousTag = this.#positions.latest.tag;
+    const tag = tagAfter(previousTag, 0, decision);
+    const change: Change = {
+      ...changeOf(decision, { revision: 0, tag }, previousTag),
+      replaces: before?.version.revision ?? 0,
+    };
+    const committed = this.#store.commit(change);
+    this.#own.set(change, { decision });
+    const isNew = after !== undefined && before === undefined;
+    if (isNew) this.#added++;
+    const growth = (after?.weight ?? 0) - (before?.weight ?? 0);
+    this.#growth += growth;
+    try {
+      const position = await committed;
+      if (position === undefined) throw new Superseded('another replica was first');
+      this.#show(change, position);
+      return position;
+    } catch (error) {
+      // If the outcome is unknown and the change arrives later, it counts as one of another replica.
+      this.#own.delete(change);
+      throw error;
+    } finally {
+      if (isNew) this.#added--;
+      this.#growth -= growth;
+    }
+  }
+
+  /** Makes a change of this replica visible, unless it already is: it may arrive before its commit resolves. */
+  #show(change: Change, position: Position): Announce | undefined {
+    const own = this.#own.get(change);
+    if (!own || own.announce) return own?.announce;
+    const { vm, apply } = own.decision;
+    if (vm?.after) {
+      const { version } = vm.after;
+      version.revision = position.revision;
+      version.created ||= position.revision;
+    }
+    // Events of expired leases precede those of the change.
+    this.#beforeNext();
+    own.announce = apply(position);
+    return own.announce;
+  }
+
+  /** Publishes a change that has arrived. @param apply makes a change of another replica visible */
+  arrived({ own, position }: Arrival, apply: () => Announce): void {
+    this.#beforeNext();
+    const announce = (own && this.#show(own, position)) ?? apply();
+    if (own) this.#own.delete(own);
+    this.#positions.publish(position);
+    announce();
+  }
+}
+
+/** Resolves when a promise is settled, and never rejects. */
+async function settled(promise: Promise<unknown>): Promise<void> {
+  await promise.catch(() => {});
+}

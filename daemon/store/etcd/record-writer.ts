@@ -1,0 +1,160 @@
+/**
+ * Writes the records that are not part of a change. Each is written only if the store still has the revision that this replica
+ * knows, so a replica that lags never undoes what another one has written.
+ */
+import type { RecordChange } from '../store.ts';
+import { type EtcdKeys, encodeValue } from './etcd-keys.ts';
+import type { Informer } from './informer.ts';
+import type { Compare, Op } from './messages.ts';
+import type { Transactions } from './transaction.ts';
+
+/** Records per transaction. etcd accepts 128 operations by default. */
+const MAX_RECORDS = 50;
+/**
+ * Milliseconds between two flushes of identities and last uses of tokens. Each heartbeat of an agent changes its identity. If a
+ * replica dies, the registry has lost some, which it recognizes by their numbers.
+ */
+const DEFERRED_INTERVAL = 60_000;
+
+export class RecordWriter {
+  readonly #transactions: Transactions;
+  readonly #keys: EtcdKeys;
+  readonly #informer: Informer;
+  readonly #mark: () => { key: string; write: string };
+  readonly #now: () => number;
+  /** Records that this replica has written, until the view has them. `modRevision` is 0 for a removed one. */
+  readonly #ahead = new Map<string, { modRevision: number; at: number }>();
+  readonly #deferred = new Map<string, RecordChange>();
+  #flushedAt: number;
+
+  /** @param mark key and value that identify a transaction as one of this replica */
+  constructor(
+    transactions: Transactions,
+    keys: EtcdKeys,
+    informer: Informer,
+    mark: () => { key: string; write: string },
+    now: () => number = () => performance.now(),
+  ) {
+    this.#transactions = transactions;
+    this.#keys = keys;
+    this.#informer = informer;
+    this.#mark = mark;
+    this.#now = now;
+    this.#flushedAt = now();
+  }
+
+  /** The revision of a record as far as this replica knows; 0 if it is absent. */
+  revisionOf(key: string): number {
+    return this.#ahead.get(key)?.modRevision ?? this.#informer.revisionOf(key);
+  }
+
+  /** This replica has written records with a change. */
+  written(records: readonly RecordChange[], revision: number): void {
+    for (const record of records) {
+      const key = this.#keys.record(record);
+      this.#deferred.delete(key);
+      this.#advance(key, record, revision);
+    }
+  }
+
+  #advance(key: string, { body }: RecordChange, revision: number): void {
+    if (this.#informer.revision >= revision) return;
+    this.#ahead.set(key, { modRevision: body === undefined ? 0 : revision, at: revision });
+  }
+
+  /** The view has a revision of a record. */
+  seen(key: string, revision: number): void {
+    const ahead = this.#ahead.get(key);
+    if (ahead && ahead.at <= revision) this.#ahead.delete(key);
+  }
+
+  /**
+   * Writes records now, except for those that other replicas rarely need.
+   * @throws EtcdError; those that could not be written must be saved again
+   */
+  async save(records: readonly RecordChange[]): Promise<void> {
+    const urgent: RecordChange[] = [];
+    for (const record of records) {
+      const key = this.#keys.record(record);
+      const { kind, body } = record;
+      // The time that is left to a suspect VM is on the listening clock of one replica.
+      if (kind === 'lease') continue;
+      if (body === undefined) {
+        this.#deferred.delete(key);
+        if (this.revisionOf(key) > 0) urgent.push(record);
+      } else if (kind === 'identity' || kind === 'token') this.#deferred.set(key, record);
+      else urgent.push(record);
+    }
+    if (urgent.length > 0) await this.#write(urgent);
+    if (this.#now() - this.#flushedAt >= DEFERRED_INTERVAL) await this.flush();
+  }
+
+  /** Writes only the mark. @throws EtcdError */
+  async tryWrite(): Promise<void> {
+    await this.#commit([]);
+  }
+
+  /** Writes a record with the next {@link flush}. */
+  defer(record: RecordChange): void {
+    this.#deferred.set(this.#keys.record(record), record);
+  }
+
+  /**
+   * Writes an identity that another replica has asked for, and removes the request.
+   * @param record undefined if there is none
+   * @throws EtcdError
+   */
+  async handOver(record: RecordChange | undefined, request: string): Promise<void> {
+    const removal: Op = { type: 'delete', key: request };
+    if (record && (await this.#commit([record], [removal]))) this.#deferred.delete(this.#keys.record(record));
+    else await this.#commit([], [removal]);
+  }
+
+  /** Writes a record now. @returns false if the store has another revision of it, which has arrived then @throws EtcdError */
+  async claim(record: RecordChange): Promise<boolean> {
+    const key = this.#keys.record(record);
+    if (await this.#commit([record])) {
+      this.#deferred.delete(key);
+      return true;
+    }
+    await this.#transactions.barrier();
+    return false;
+  }
+
+  /** Writes the deferred records. @throws EtcdError; they remain deferred then */
+  async flush(): Promise<void> {
+    this.#flushedAt = this.#now();
+    const records = [...this.#deferred.values()];
+    await this.#write(records);
+  }
+
+  async #write(records: readonly RecordChange[]): Promise<void> {
+    for (let at = 0; at < records.length; at += MAX_RECORDS) {
+      const batch = records.slice(at, at + MAX_RECORDS);
+      if (await this.#commit(batch)) continue;
+      // Another replica has written one of them. Its record arrives, and replaces the one of this replica.
+      for (const record of batch) await this.#commit([record]);
+    }
+    for (const record of records) {
+      const key = this.#keys.record(record);
+      if (this.#deferred.get(key) === record) this.#deferred.delete(key);
+    }
+  }
+
+  /** @returns false if the store has another revision of one of the records */
+  async #commit(records: readonly RecordChange[], more: readonly Op[] = []): Promise<boolean> {
+    const { key: mark, write } = this.#mark();
+    const compares: Compare[] = [];
+    const success: Op[] = [{ type: 'put', key: mark, value: encodeValue({ w: write }, '') }];
+    for (const record of records) {
+      const key = this.#keys.record(record);
+      compares.push({ key, modRevision: this.revisionOf(key) });
+      if (record.body === undefined) success.push({ type: 'delete', key });
+      else success.push({ type: 'put', key, value: encodeValue({ w: write }, record.body) });
+    }
+    const outcome = await this.#transactions.commit({ compares, success: [...success, ...more] });
+    if (!outcome.applied) return false;
+    for (const record of records) this.#advance(this.#keys.record(record), record, outcome.revision);
+    return true;
+  }
+}
