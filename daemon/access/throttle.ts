@@ -39,10 +39,19 @@ export class AuthThrottle {
 
   /** @returns seconds for which the root token is not checked for this address; undefined if it is checked */
   lockedOut(address: string): number | undefined {
-    const wait = this.#wait(networkOf(address));
+    return this.#lockedOut(networkOf(address));
+  }
+
+  #lockedOut(network: string): number | undefined {
+    const wait = this.#wait(network);
     if (wait <= 0) return undefined;
-    const trusted = this.#trusted.get(networkOf(address));
+    const trusted = this.#trusted.get(network);
     return trusted !== undefined && this.#now() - trusted < TRUSTED_FOR ? undefined : seconds(wait);
+  }
+
+  /** The networks for which {@link lockedOut} returns a time. */
+  get lockedOutNetworks(): string[] {
+    return [...this.#debts.keys()].filter((network) => this.#lockedOut(network) !== undefined);
   }
 
   /** Counts an invalid token. @returns seconds to wait if the allowance is used up */
@@ -64,8 +73,10 @@ export class AuthThrottle {
   }
 
   #wait(network: string): number {
+    const debt = this.#debts.get(network);
+    if (debt === undefined) return 0;
     const { burst, pause } = this.#allowance;
-    return (this.#debts.get(network) ?? 0) - this.#now() - (burst - 1) * pause;
+    return debt - this.#now() - (burst - 1) * pause;
   }
 }
 

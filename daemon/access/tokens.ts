@@ -6,6 +6,7 @@
 import { hash, timingSafeEqual } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { limitReached, VregError } from '../../src/protocol/errors.ts';
+import type { Position } from '../../src/protocol/position.ts';
 import { type NewToken, type Scope, TOKEN_TEXT, type TokenInfo, type TokenRequest } from '../../src/protocol/token.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { kernelRandomHex } from '../process/random.ts';
@@ -42,7 +43,10 @@ interface StoredToken extends TokenInfo {
 }
 
 export class Token {
-  #stored: StoredToken;
+  #stored!: StoredToken;
+  #restriction: TokenRestriction | undefined;
+  /** Milliseconds since the epoch; NaN if the token was never used. */
+  #usedAt = Number.NaN;
   readonly #now: () => number;
   /** Milliseconds since the epoch. */
   readonly #expiresAt: number;
@@ -50,7 +54,7 @@ export class Token {
 
   /** @param now wall clock, milliseconds since the epoch */
   constructor(stored: StoredToken, now: () => number) {
-    this.#stored = stored;
+    this.#set(stored);
     this.#now = now;
     const { expiresAt } = stored;
     this.#expiresAt = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
@@ -65,13 +69,7 @@ export class Token {
   }
 
   get restriction(): TokenRestriction | undefined {
-    const { vm, role, created } = this.#stored;
-    if (vm === undefined && role === undefined) return undefined;
-    return {
-      ...(vm === undefined ? {} : { vm }),
-      ...(role === undefined ? {} : { role }),
-      ...(created === undefined ? {} : { created }),
-    };
+    return this.#restriction;
   }
 
   get stored(): StoredToken {
@@ -110,17 +108,40 @@ export class Token {
 
   /** @param created the new revision of the VM's registration */
   moveTo(created: number): void {
-    this.#stored = { ...this.#stored, created };
+    this.#set({ ...this.#stored, created });
+  }
+
+  /** Replaces what is stored about this token. @returns false if it is another token with the same name */
+  update(stored: StoredToken): boolean {
+    const isSame = stored.hash === this.#stored.hash;
+    if (isSame) this.#set(stored);
+    return isSame;
   }
 
   /** Records a use. @returns true if it must be saved: at most once per {@link USE_INTERVAL} */
   use(from: string | undefined): boolean {
-    const { lastUsedAt, lastUsedFrom: _from, ...stored } = this.#stored;
     const now = this.#now();
-    if (lastUsedAt !== undefined && now - Date.parse(lastUsedAt) < USE_INTERVAL) return false;
-    this.#stored = { ...stored, lastUsedAt: new Date(now).toISOString(), ...(from ? { lastUsedFrom: from } : {}) };
+    if (now - this.#usedAt < USE_INTERVAL) return false;
+    const { lastUsedFrom: _from, ...stored } = this.#stored;
+    this.#set({ ...stored, lastUsedAt: new Date(now).toISOString(), ...(from ? { lastUsedFrom: from } : {}) });
     return true;
   }
+
+  /** Also reads the fields that each request needs. */
+  #set(stored: StoredToken): void {
+    this.#stored = stored;
+    this.#restriction = restrictionOf(stored);
+    this.#usedAt = Date.parse(stored.lastUsedAt ?? '');
+  }
+}
+
+function restrictionOf({ vm, role, created }: StoredToken): TokenRestriction | undefined {
+  if (vm === undefined && role === undefined) return undefined;
+  return {
+    ...(vm === undefined ? {} : { vm }),
+    ...(role === undefined ? {} : { role }),
+    ...(created === undefined ? {} : { created }),
+  };
 }
 
 /** A token whose record is being committed. Until then, nothing else may save the same record. */
@@ -152,6 +173,8 @@ export interface TokensOptions {
   registrationOf(id: string): number | undefined;
   /** Wall clock, milliseconds since the epoch. */
   now(): number;
+  /** Called when another replica has created the first token. */
+  closed?(): void;
 }
 
 export class Tokens {
@@ -309,10 +332,12 @@ export class Tokens {
 
   /**
    * Issues a token for a VM that is enrolling. It is committed with the registration of the VM.
-   * @param created revision of the VM's registration
+   * @param created revision of the VM's registration; 0 if it is that of the change
    * @param from network address of the client
+   * @throws VregError UNAUTHORIZED if the token of the enrolment was revoked
    */
   issue(enroller: Token, { id: vm, role }: Pick<Vm, 'id' | 'role'>, created: number, from?: string): IssuedToken {
+    enroller.revoked.throwIfAborted();
     const { secret, stored } = newToken({
       name: issuedName(enroller.name, vm),
       scope: 'write',
@@ -326,16 +351,33 @@ export class Tokens {
       ...(from ? { enrolledFrom: from } : {}),
     });
     const pending = this.#begin(stored);
-    const committed = () => {
+    const committed = ({ revision }: Position) => {
       this.#pending.delete(pending);
+      stored.created ||= revision;
       // The revocation is committed after this, and repeated until it succeeds.
       if (pending.isRevoked) return;
       this.#forget(this.#byVm.get(vm));
       this.#add(stored);
     };
     const failed = () => this.#rollBack(pending);
-    const attachment = { records: [recordOf(stored)], committed, failed };
+    const requires = { kind: 'token', key: enroller.name } as const;
+    const attachment = { records: [recordOf(stored)], requires, committed, failed };
     return { secret, attachment, isRevoked: () => pending.isRevoked };
+  }
+
+  /** Applies a record that another replica has written. A token that it has revoked is revoked immediately. */
+  recordArrived({ kind, key, body }: RecordChange): void {
+    if (key === CLOSED) {
+      if (this.#closed || body === undefined) return;
+      this.#closed = true;
+      this.#options.closed?.();
+      return;
+    }
+    this.#options.queue.drop({ kind, key });
+    const known = this.#byName.get(key);
+    if (body !== undefined && known?.update(parseStored(body))) return;
+    this.#forget(known);
+    if (body !== undefined) this.#load({ kind, key, body });
   }
 
   /** Revokes the token of an enrolled VM together with the removal of the VM, so that the VM can enrol again. */
@@ -354,7 +396,9 @@ export class Tokens {
     const pending = this.#pendingOf(id);
     const { stored } = pending ?? this.#byVm.get(id) ?? {};
     if (!stored || pending?.isRevoked) return undefined;
-    return this.#commitWithVm(recordOf({ ...stored, created }), () => this.#byVm.get(id)?.moveTo(created));
+    return this.#commitWithVm(recordOf({ ...stored, created }), ({ revision }) =>
+      this.#byVm.get(id)?.moveTo(created || revision),
+    );
   }
 
   /** The token of a VM whose enrolment is being committed. */
@@ -362,13 +406,13 @@ export class Tokens {
     return [...this.#pending].findLast(({ stored }) => stored.enrolledBy !== undefined && stored.vm === vm);
   }
 
-  #commitWithVm(record: RecordChange, apply: () => void): Attachment {
+  #commitWithVm(record: RecordChange, apply: (position: Position) => void): Attachment {
     const { key } = record;
     const dropped = this.#drop(record);
     this.#committing.add(key);
-    const committed = () => {
+    const committed = (position: Position) => {
       this.#committing.delete(key);
-      apply();
+      apply(position);
     };
     const failed = () => {
       this.#committing.delete(key);

@@ -217,3 +217,69 @@ test('all addresses of an IPv6 /64 network count as one', () => {
 function pick({ name, scope }: { name: string; scope: string }): [string, string] {
   return [name, scope];
 }
+
+test('a header that was accepted before is refused once its token is revoked, replaced or has expired', async () => {
+  const { authenticator, create, tokens, clock } = anAuthenticator({ root: 's3cret' });
+  const { token } = await create({ name: 'ops', scope: 'admin' });
+  const { token: brief } = await create({ name: 'brief', scope: 'read', expiresIn: 60 });
+  const connections = new Map([token, brief, 's3cret', 'n3w'].map((secret) => [secret, {}]));
+  const refused = (secret: string) =>
+    refusal(authenticator, credentialsWith(secret, { connection: connections.get(secret) }));
+  for (const secret of [token, brief, 's3cret', token, brief, 's3cret']) assert.equal(refused(secret), undefined);
+  await tokens.revoke('ops', 'test');
+  assert.match(refused(token)!.message, /invalid/);
+  authenticator.replaceRoot('n3w');
+  assert.match(refused('s3cret')!.message, /invalid/);
+  assert.equal(refused('n3w'), undefined);
+  clock.pass(60_000);
+  for (let n = 0; n < 2; n++) assert.match(refused(brief)!.message, /expired/);
+});
+
+test('a connection remembers the token of its last header only, and forgets one that was revoked', async (t) => {
+  const { authenticator, create, tokens } = anAuthenticator({ root: 's3cret' });
+  const { token } = await create({ name: 'ops', scope: 'read' });
+  const find = t.mock.method(tokens, 'find');
+  const connection = {};
+  const send = (authorization: string) =>
+    refusal(authenticator, credentialsWith(undefined, { authorization, connection }));
+  const searches = (authorization: string) => {
+    find.mock.resetCalls();
+    assert.equal(send(authorization), undefined);
+    return find.mock.callCount();
+  };
+  /** Everything that the connection remembers. */
+  const remembered = () =>
+    Object.getOwnPropertySymbols(connection).flatMap((key) => [
+      ...((connection as Record<symbol, Map<string, unknown> | undefined>)[key]?.keys() ?? []),
+    ]);
+  assert.deepEqual([searches(`Bearer ${token}`), searches(`Bearer ${token}`)], [1, 0]);
+  // One token has many spellings, which must not fill the memory.
+  for (let spaces = 2; spaces < 100; spaces++) assert.equal(searches(`Bearer${' '.repeat(spaces)}${token}`), 1);
+  assert.equal(remembered().length, 1);
+  assert.equal(searches('Bearer s3cret'), 1);
+  assert.deepEqual(remembered(), ['Bearer s3cret']);
+  assert.equal(searches(`Bearer ${token}`), 1);
+  await tokens.revoke('ops', 'test');
+  assert.equal(send(`Bearer ${token}`)?.code, 'UNAUTHORIZED');
+  assert.deepEqual(remembered(), []);
+});
+
+test('a header that was accepted from one address does not end the lockout of another', () => {
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
+  const connection = {};
+  const from = (secret: string, address: string) =>
+    refusal(authenticator, credentialsWith(secret, { address, connection }));
+  assert.equal(from('s3cret', '10.0.0.1'), undefined);
+  for (let n = 0; n < 60; n++) from('wrong', '10.0.0.2');
+  assert.equal(from('s3cret', '10.0.0.2')?.code, 'TOO_MANY_REQUESTS');
+  assert.equal(from('s3cret', '10.0.0.1'), undefined);
+});
+
+test('a token has the restriction of its current registration in every request', async () => {
+  const { authenticator, create, tokens } = anAuthenticator({ root: 's3cret' });
+  const { token } = await create({ name: 'w', scope: 'write', vm: 'w-1' });
+  for (let n = 0; n < 2; n++)
+    assert.deepEqual(authenticator.authenticate(credentialsWith(token)).restriction, { vm: 'w-1' });
+  tokens.named('w')!.moveTo(7);
+  assert.deepEqual(authenticator.authenticate(credentialsWith(token)).restriction, { vm: 'w-1', created: 7 });
+});

@@ -4,6 +4,7 @@ import { assertActive, isActive } from '../../../daemon/access/authenticator.ts'
 import { enrol } from '../../../daemon/access/enrol.ts';
 import type { Change, RecordChange, StoredHeartbeat } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
+import type { Position } from '../../../src/protocol/position.ts';
 import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
 import { anAuthenticator, credentialsWith } from '../../helpers/access.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
@@ -134,9 +135,9 @@ class FullDisk extends MemoryStore {
     await super.saveHeartbeats(heartbeats, listened, records);
   }
 
-  override async commit(change: Change): Promise<void> {
+  override async commit(change: Change): Promise<Position> {
     if (this.full) throw new VregError('STORE_FULL', 'the disk is full');
-    await super.commit(change);
+    return super.commit(change);
   }
 }
 
