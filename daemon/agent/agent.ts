@@ -73,6 +73,8 @@ export class Agent {
    */
   #isSynchronized = true;
   #failures = 0;
+  /** Codes of the errors that were logged since the registry last accepted a request. */
+  #logged = new Set<ErrorCode>();
   /** Time of the last request on the clock {@link AgentOptions.ticks}. */
   #requestedAt = 0;
   /** The registry has accepted a request from this agent. */
@@ -81,6 +83,8 @@ export class Agent {
   #isContested = false;
   #isReady = false;
   #leaseLogged = false;
+  /** The URL that accepted the last request. */
+  #url: string | undefined;
   /** The next request must be sent without a delay. */
   #isDueNow = false;
   #pause = new AbortController();
@@ -208,7 +212,11 @@ export class Agent {
       log.info({ failures: this.#failures }, 'the registry is reachable again');
       onOutage?.();
     }
+    if (this.#url !== undefined && client.url !== this.#url && client.urls.includes(this.#url))
+      log.info({ registry: client.url, before: this.#url }, `the registry now responds at ${client.url}`);
+    this.#url = client.url;
     this.#failures = 0;
+    this.#logged.clear();
     this.#accepted = true;
     this.#isContested = false;
     this.#reportReady();
@@ -251,7 +259,6 @@ export class Agent {
     const { log, vm, registerIfMissing, onClone, onOutage, client } = this.#options;
     if (!(error instanceof VregError)) throw error;
     const isConflict = error.code === 'IDENTITY_CONFLICT';
-    const isNew = this.#failures === 0 || (isConflict && !this.#isContested);
     if (isConflict) this.#isContested = true;
     // The registry has refused `--on-clone replace`, so the conflict remains.
     const isDecided = (isConflict && error.retryAfter === undefined) || isReplaceRefused(error);
@@ -262,7 +269,9 @@ export class Agent {
     if (isDecided) throw error;
     if (!this.#accepted && this.#isFatalAtStart(error)) throw asUsageError(error);
     if (error.code === 'NOT_FOUND' && !registerIfMissing) throw error;
-    if (isNew) {
+    // The reason may change, and the last one is what the operator has to know.
+    if (!this.#logged.has(error.code)) {
+      this.#logged.add(error.code);
       log.warn({ id: vm.id, code: error.code }, `${error.message}; retrying until it works`);
       onOutage?.(error.message);
     }

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { looseMode, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { type AgentHeartbeat, isToken } from '../../src/protocol/heartbeat.ts';
+import { withLock } from '../process/file-lock.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import {
   adopt,
@@ -28,6 +29,8 @@ export interface IdentityState {
   incarnation?: string;
   /** The last token that the registry accepted. */
   token?: string;
+  /** Time at which the registry accepted {@link token}, in milliseconds since the epoch. Absent in the states of earlier versions. */
+  provenAt?: number;
   /**
    * The token that follows {@link token}, if it was sent but not confirmed. If it is sent again, it counts as the same
    * heartbeat.
@@ -39,6 +42,8 @@ export interface IdentityState {
   rebornAs?: string;
   /** The VM from which this one was cloned. */
   parent?: string;
+  /** The registry has rejected the last proof, because another incarnation holds the identity. */
+  isRefused?: true;
   /** The bearer token that the registry issued when this VM enrolled. */
   bearer?: string;
   /** The bearer token before that one. It remains valid in the other registry if two registries respond in turn. */
@@ -98,16 +103,9 @@ export class Identity {
     { resume = false, onWarning, now = Date.now }: IdentityOptions = {},
   ): Identity {
     const store = typeof where === 'string' ? fileStore(where, onWarning) : where;
-    const seen = new Set<string>();
-    for (let vm = id; ; ) {
-      const state = store.read(vm);
-      if (state.rebornAs === undefined || seen.has(vm)) {
-        const incarnation = (resume ? state.incarnation : undefined) ?? kernelRandomHex(INCARNATION_BYTES);
-        return new Identity(store, { ...state, incarnation }, incarnation, now);
-      }
-      seen.add(vm);
-      vm = state.rebornAs;
-    }
+    const state = currentState(store, id);
+    const incarnation = (resume ? state.incarnation : undefined) ?? kernelRandomHex(INCARNATION_BYTES);
+    return new Identity(store, { ...state, incarnation }, incarnation, now);
   }
 
   /** True if the VM has proved its identity before. Then it does so again before any other request. */
@@ -185,12 +183,17 @@ export class Identity {
 
   /** Records that the registry accepted the last proof, and saves what {@link observe} has learned. @throws VregError STORE_UNUSABLE */
   confirmProof(): void {
-    const { next, ...state } = this.#state;
+    const { next, isRefused: _refused, ...state } = this.#state;
     this.#takesOver = false;
     if (next === undefined) return;
     const { token } = state;
     this.#accepted = { next, incarnation: this.incarnation, ...(token === undefined ? {} : { spend: token }) };
-    this.#save({ ...state, token: next });
+    this.#save({ ...state, token: next, provenAt: this.#now() });
+  }
+
+  /** Records that the registry rejected the last proof, for `vreg whoami` and `vreg mcp`. @throws VregError STORE_UNUSABLE */
+  refuseProof(): void {
+    if (!this.#state.isRefused) this.#save({ ...this.#state, isRefused: true });
   }
 
   /**
@@ -198,7 +201,7 @@ export class Identity {
    * @throws VregError STORE_UNUSABLE
    */
   takeOver(): void {
-    const { next: _next, ...state } = this.#state;
+    const { next: _next, isRefused: _refused, ...state } = this.#state;
     this.#takesOver = true;
     this.#accepted = undefined;
     this.#save(state);
@@ -279,6 +282,42 @@ export class Identity {
   }
 }
 
+/**
+ * Reads the states of a VM for programs other than the agent: that of the id and, for a clone, those of the ids under which it
+ * continued. The last one is the current state.
+ * @returns one state with only the id if no agent has stored one
+ * @throws VregError STORE_UNUSABLE if a state cannot be read
+ */
+export function readIdentityStates(dir: string, id: string): IdentityState[] {
+  return statesOf(fileStore(dir, undefined), id);
+}
+
+function currentState(store: IdentityStore, id: string): IdentityState {
+  return statesOf(store, id).at(-1)!;
+}
+
+function statesOf(store: IdentityStore, id: string): IdentityState[] {
+  const states: IdentityState[] = [];
+  const seen = new Set<string>();
+  for (let vm = id; ; ) {
+    const state = store.read(vm);
+    states.push(state);
+    if (state.rebornAs === undefined || seen.has(vm)) return states;
+    seen.add(vm);
+    vm = state.rebornAs;
+  }
+}
+
+/**
+ * Runs `work` while no other process reads or changes the state of this VM: two of them would spend the same token, and the registry
+ * would consider one of them a clone.
+ * @param id the configured id
+ * @throws VregError BUSY as {@link withLock}, and the errors of `work`
+ */
+export function withIdentityLock<T>(dir: string, id: string, work: () => Promise<T>): Promise<T> {
+  return withLock(statePath(dir, id).replace(/json$/, 'lock'), work);
+}
+
 /** Stores the state of each VM in its own file, which only the owner can read. */
 function fileStore(dir: string, onWarning: IdentityOptions['onWarning']): IdentityStore {
   return { read: (vm) => readState(dir, vm, onWarning), write: (state) => writeState(dir, state) };
@@ -357,7 +396,8 @@ function isState(state: IdentityState | null): state is IdentityState {
   return (
     [token, next].every((text) => text === undefined || isToken(text)) &&
     isHistory(registry) &&
-    [bearer, otherBearer].every((text) => ['undefined', 'string'].includes(typeof text))
+    [bearer, otherBearer].every((text) => ['undefined', 'string'].includes(typeof text)) &&
+    ['undefined', 'number'].includes(typeof state.provenAt)
   );
 }
 

@@ -15,7 +15,7 @@ import { type AddressFilesOptions, writeAddressFiles } from './address-files.ts'
 import { Agent } from './agent.ts';
 import { assertMayReplace, createCloneHandler } from './clone.ts';
 import { type HealthCheckOptions, HealthChecks } from './health-checks.ts';
-import { Identity } from './identity.ts';
+import { Identity, withIdentityLock } from './identity.ts';
 import { type AgentLog, alternationWarning, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
 import { repairTokenFile, writeTokenFile } from './token-file.ts';
 
@@ -72,22 +72,38 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   for (const secret of options.secrets) logMask.add(secret);
   makeStateDir(stateDir);
   if (options.addressFiles) assertPrivate(options.addressFiles.dir, 'run-dir');
-  let identity = Identity.open(stateDir, options.id, { onWarning: (message) => log.warn({ id: options.id }, message) });
-  let vm = registrationOf(options, identity);
   let { client, exitClient, onExit } = options;
-  assertSingleAgent(stateDir, vm.id);
+  // With the lock, a second agent that starts at the same time finds the pid file of this one.
+  let identity = await withIdentityLock(stateDir, options.id, async () => {
+    const onWarning = (message: string) => log.warn({ id: options.id }, message);
+    const opened = Identity.open(stateDir, options.id, { onWarning });
+    assertSingleAgent(stateDir, opened.id);
+    writeProcessInfo(stateDir, { kind: 'agent', urls: [...client.urls], vm: opened.id });
+    return opened;
+  });
+  let vm = registrationOf(options, identity);
   const isReborn = identity.id !== options.id;
   const idOrigin = isReborn ? `the state in ${stateDir}, as a clone of "${options.id}"` : options.idOrigin;
   log.info({ id: identity.id, idOrigin }, `the id of this VM is "${identity.id}" (from ${idOrigin})`);
   if (identity.bearer !== undefined) repairTokenFile(stateDir, identity.bearer, log);
-  const describeProcess = () =>
+  /** Why the registry has not accepted the last request, for example because another VM claims the id. */
+  let outage: string | undefined;
+  const describeProcess = () => {
+    const warning = identity.isAlternating ? alternationWarning(client.urls) : outage;
     writeProcessInfo(stateDir, {
       kind: 'agent',
-      urls: [client.url],
+      urls: [...client.urls],
       vm: vm.id,
-      ...(identity.isAlternating ? { warning: alternationWarning(client.url) } : {}),
+      ...(warning === undefined ? {} : { warning }),
     });
-  describeProcess();
+  };
+  const updateProcessInfo = () => {
+    try {
+      describeProcess();
+    } catch (error) {
+      log.warn({ id: vm.id }, `${(error as Error).message}; vreg daemon status is outdated`);
+    }
+  };
 
   let checks: HealthChecks | undefined;
   const startChecks = () => {
@@ -102,13 +118,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     onExit,
     health: options.checks && (() => checks?.report()),
     onToken: (token) => writeTokenFile(stateDir, token, log),
-    onAlternation: () => {
-      try {
-        describeProcess();
-      } catch (error) {
-        log.warn({ id: vm.id }, `${(error as Error).message}; vreg daemon status is outdated`);
-      }
-    },
+    onAlternation: updateProcessInfo,
     registerIfMissing: true,
     log,
   });
@@ -136,7 +146,11 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     }),
     sleep: (ms, until) => setTimeout(ms, undefined, { signal: until }),
     onReady: options.onReady,
-    ...(options.onOutage ? { onOutage: options.onOutage } : {}),
+    onOutage: (reason) => {
+      outage = reason;
+      updateProcessInfo();
+      options.onOutage?.(reason);
+    },
     onContact: () => updateAddressFiles(options.addressFiles, client, reportedFaults, log),
     ...(options.onHeartbeat ? { onHeartbeat: options.onHeartbeat } : {}),
   });

@@ -32,6 +32,7 @@ export interface RegistrySessionOptions {
     | 'maxTimeout'
     | 'server'
     | 'url'
+    | 'urls'
   >;
   vm: Registration;
   /** Metadata to add to those of `vm`. Unlike those, they do not replace other metadata of an entry that exists. */
@@ -254,11 +255,16 @@ export class RegistrySession {
     if ((!identity && !report) || !(await this.#isVreg())) return client.heartbeat(vm.id);
     const stored = this.#tryOnDisk(() => identity?.nextProof());
     const proof = stored ?? identity?.repeatedProof;
-    const { id, lastSeen, ...answer } = await client.heartbeat(vm.id, {
-      ...(proof && { ...proof, address: vm.address }),
-      ...identity?.positions,
-      ...(report ? { health: report } : {}),
-    });
+    const { id, lastSeen, ...answer } = await client
+      .heartbeat(vm.id, {
+        ...(proof && { ...proof, address: vm.address }),
+        ...identity?.positions,
+        ...(report ? { health: report } : {}),
+      })
+      .catch((error: unknown) => {
+        if (isRefusal(error)) this.#tryOnDisk(() => identity?.refuseProof());
+        throw error;
+      });
     this.#compareHistory(answer);
     // If this fails, the next heartbeat repeats the same proof, which the registry accepts.
     if (stored) this.#tryOnDisk(() => identity?.confirmProof());
@@ -317,8 +323,8 @@ export class RegistrySession {
     this.#due = identity.observe({ ...answer, position: client.server.position }, client.server.lease);
     const { isAlternating } = identity;
     if (isAlternating !== before) {
-      if (isAlternating) log.warn(fields, alternationWarning(client.url));
-      else log.info(fields, `only one registry is responding at ${client.url} again`);
+      if (isAlternating) log.warn(fields, alternationWarning(client.urls));
+      else log.info(fields, `only one registry is responding at ${client.urls.join(' and ')} again`);
       onAlternation?.(isAlternating);
     }
     if (this.#due !== 'report' || isAlternating || this.#warnedOf === position) return;
@@ -381,8 +387,8 @@ export class RegistrySession {
 }
 
 /** The warning about two registries that respond in turn, for the log and for `vreg daemon status`. */
-export function alternationWarning(url: string): string {
-  return `two registries are responding in turn at ${url}; this VM reports again at most once per lease: see vreg doctor`;
+export function alternationWarning(urls: readonly string[]): string {
+  return `two registries are responding in turn at ${urls.join(' and ')}; this VM reports again at most once per lease: see vreg doctor`;
 }
 
 /** The fields of the entry that differ. Services and metadata remain unchanged unless the agent was given some. */
@@ -407,6 +413,11 @@ function asIdentityConflict(error: unknown): unknown {
   if (!(error instanceof VregError) || error.code !== 'CONFLICT' || error.retryAfter === undefined) return error;
   const { message, hint, retryAfter } = error;
   return new VregError('IDENTITY_CONFLICT', message, { field: 'id', retryAfter, ...(hint && { hint }), cause: error });
+}
+
+/** The registry has decided that another incarnation holds the identity. */
+function isRefusal(error: unknown): boolean {
+  return hasCode(error, 'IDENTITY_CONFLICT') && (error as VregError).retryAfter === undefined;
 }
 
 /** The registry throttles invalid tokens by address, and many VMs may share one. A valid token is never throttled. */

@@ -23,10 +23,15 @@ export interface DetachedProcess {
 
 /**
  * Starts the program again with these arguments and resolves when it reports that it is ready.
+ * @param patience milliseconds, after which it resolves with a warning, and the program continues to start
  * @throws VregError the error with which the detached program failed; STORE_UNUSABLE if the log cannot be written;
  *   INTERNAL if the program exited without a report
  */
-export async function startDetached(argv: readonly string[], logFile: string): Promise<DetachedProcess> {
+export async function startDetached(
+  argv: readonly string[],
+  logFile: string,
+  patience?: number,
+): Promise<DetachedProcess> {
   makeStateDir(dirname(logFile));
   const log = openLogFile(logFile);
   const logSize = fstatSync(log).size;
@@ -35,8 +40,12 @@ export async function startDetached(argv: readonly string[], logFile: string): P
     detached: true,
     stdio: ['ignore', log, log, 'ipc'],
   });
+  let timer: NodeJS.Timeout | undefined;
+  let onClose = (_code: number | null, _signal: NodeJS.Signals | null) => {};
   try {
     return await new Promise<DetachedProcess>((resolve, reject) => {
+      if (patience !== undefined)
+        timer = setTimeout(() => resolve({ pid: child.pid!, warning: 'it is still starting' }), patience);
       child.once('message', (report: StartReport) => {
         if ('ready' in report) return resolve({ pid: child.pid!, warning: report.warning });
         const { code, message, field, hint } = report.failed;
@@ -48,7 +57,8 @@ export async function startDetached(argv: readonly string[], logFile: string): P
         );
       });
       child.once('error', reject);
-      child.once('exit', (code, signal) => {
+      // Unlike `exit`, this comes after all messages.
+      onClose = (code, signal) => {
         const output = Buffer.alloc(CRASH_LOG_BYTES);
         const length = readSync(log, output, 0, output.length, logSize);
         const [firstLine = ''] = output.toString('utf8', 0, length).trim().split('\n');
@@ -61,9 +71,13 @@ export async function startDetached(argv: readonly string[], logFile: string): P
             },
           ),
         );
-      });
+      };
+      child.once('close', onClose);
     });
   } finally {
+    clearTimeout(timer);
+    // The process may still be exiting after its report, and would then read a descriptor that is closed or used by others.
+    child.off('close', onClose);
     closeSync(log);
     if (child.connected) child.disconnect();
     child.unref();

@@ -3,28 +3,25 @@
  * `stop` use it to find the process, and a second daemon names the first one in its error message.
  */
 
-import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { readIfThere, readRegularFile, writeAtomically } from '../../src/files.ts';
+import { readRegularFile, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { logPlace } from './log-file.ts';
+import { isRunning, markOf, type ProcessMark, userOf } from './other-process.ts';
 import { assertPrivate, unusableStateDir } from './state-dir.ts';
 
-export interface ProcessInfo {
+export interface ProcessInfo extends ProcessMark {
   kind: 'serve' | 'agent';
-  pid: number;
-  /** Start time from /proc or ps, which distinguishes this process from a later one with the same pid. */
-  started?: string;
-  /** The kernel's id for the current boot, because start times from /proc count from the boot; absent without /proc. */
-  boot?: string;
   /** Device and inode of the folder of this file. In a copy of the folder they differ, so the file there is ignored. */
   home?: string;
   /** RFC 3339. */
   since: string;
   /** For a registry, the URLs on which it listens; for an agent, the URL of its registry. */
   urls: string[];
+  /** A registry is loading its store; absent when it has loaded it. */
+  state?: 'loading';
   /** The agent's VM. */
   vm?: string;
   /** Path of the log file, or the command that prints the log; absent if the log goes to a terminal or a pipe. */
@@ -51,16 +48,12 @@ export function writeProcessInfo(
   dir: string,
   info: Omit<ProcessInfo, 'pid' | 'started' | 'boot' | 'home' | 'since' | 'log'>,
 ): void {
-  const started = startTimeOf(process.pid);
-  const boot = bootId();
   const log = logPlace(info.kind, dir, process.env);
   const file = join(dir, fileName(info));
   try {
     const complete: ProcessInfo = {
       ...info,
-      pid: process.pid,
-      ...(started === undefined ? {} : { started }),
-      ...(boot === undefined ? {} : { boot }),
+      ...markOf(process.pid),
       home: folderId(dir),
       since: STARTED_AT,
       ...(log === undefined ? {} : { log }),
@@ -110,22 +103,9 @@ export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessIn
 }
 
 /** Device and inode, which stay the same if the folder is moved, but not if it is copied. */
-function folderId(dir: string): string {
+export function folderId(dir: string): string {
   const { dev, ino } = statSync(dir);
   return `${dev}:${ino}`;
-}
-
-export function isRunning({ pid, started, boot }: Pick<ProcessInfo, 'pid' | 'started' | 'boot'>): boolean {
-  if (boot !== undefined && boot !== bootId()) return false;
-  const start = startTimeOf(pid);
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    // EPERM: the process belongs to another user, and its start time may be hidden (proc(5), hidepid).
-    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return false;
-    if (start === undefined) return true;
-  }
-  return started === undefined || started === start;
 }
 
 /**
@@ -175,26 +155,6 @@ function assertProven(dir: string, { kind, pid, started, vm }: ProcessInfo): voi
   });
 }
 
-/** @returns the user id of a process; undefined if it has exited */
-function userOf(pid: number): number | undefined {
-  const status = readIfThere(`/proc/${pid}/status`);
-  const text = status === undefined ? ps(pid, 'uid') : /^Uid:\t(\d+)/m.exec(status)?.[1];
-  return text === undefined ? undefined : Number(text);
-}
-
-/** A field of a process on systems without /proc; undefined if there is no such process. */
-function ps(pid: number, field: 'uid' | 'lstart'): string | undefined {
-  try {
-    return execFileSync('ps', ['-o', `${field}=`, '-p', String(pid)], { encoding: 'utf8' }).trim() || undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function bootId(): string | undefined {
-  return readIfThere('/proc/sys/kernel/random/boot_id')?.trim();
-}
-
 /**
  * The file name. For an agent, it contains a digest of the VM's id, which may contain characters that are not allowed in file
  * names.
@@ -214,13 +174,13 @@ function readInfo(file: string): ProcessInfo | undefined {
   }
 }
 
-/**
- * @returns the start time in clock ticks since boot (proc(5), field 22 of stat), or as ps prints it on systems without
- *   /proc; undefined for a zombie
- */
-function startTimeOf(pid: number): string | undefined {
-  const stat = readIfThere(`/proc/${pid}/stat`);
-  if (stat === undefined) return existsSync('/proc/self') ? undefined : ps(pid, 'lstart');
-  const fields = stat.replace(/^.*\) /s, '').split(' ');
-  return fields[0] === 'Z' ? undefined : fields[19];
+/** Adds the other daemon to the message of an error. */
+export function alreadyRunning(
+  { code, message, hint }: VregError,
+  { pid, urls, since, state }: ProcessInfo,
+): VregError {
+  const activity = state === 'loading' ? 'loading its store' : `serving ${urls.join(' and ')}`;
+  return new VregError(code, `${message}: the vreg daemon with pid ${pid}, ${activity} since ${since}`, {
+    hint: hint!,
+  });
 }

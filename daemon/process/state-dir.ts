@@ -35,6 +35,7 @@ export function assertPrivate(path: string, setting: 'data-dir' | 'native-dir' |
 
 export function unusableStateDir(dir: string, cause: unknown): VregError {
   return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {
+    field: 'data-dir',
     hint: 'use a folder that this user can write to, or choose another with --data-dir',
     cause,
   });

@@ -4,7 +4,7 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { assertMayReplace, createCloneHandler } from '../../../daemon/agent/clone.ts';
-import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
+import { Identity, type IdentityState, readIdentityStates } from '../../../daemon/agent/identity.ts';
 import { RegistrySession } from '../../../daemon/agent/registry-session.ts';
 import { logMask } from '../../../daemon/process/log.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
@@ -269,6 +269,19 @@ test('an agent that knew the registry as vreg keeps its proof and warns once whe
   assert.ok(registry.beats.every((proof) => proof?.next !== undefined));
   assert.equal(life.warnings.length, 1);
   assert.match(life.warnings[0]!, /no longer identifies itself as vreg.*vreg doctor/);
+});
+
+test('the state of an agent says that the registry rejected its proof, until it accepts one', async (t) => {
+  const dir = tempDir(t);
+  const life = aLife({ identity: Identity.open(dir, 'vm-1') });
+  const isRefused = () => readIdentityStates(dir, 'vm-1').at(-1)!.isRefused;
+  await live(life, 1);
+  assert.equal(isRefused(), undefined);
+  life.registry.fail('IDENTITY_CONFLICT');
+  await assert.rejects(live(life, 2), { code: 'IDENTITY_CONFLICT' });
+  assert.equal(isRefused(), true);
+  await live(aLife({ identity: Identity.open(dir, 'vm-1') }, life.registry), 1);
+  assert.equal(isRefused(), undefined);
 });
 
 function cloneOptions(t: TestContext, more: Partial<Parameters<typeof createCloneHandler>[0]> = {}) {
