@@ -1,46 +1,51 @@
-/** The process of the registry: opens the store, creates the app, listens, and finally closes everything in reverse order. */
+/** The process of the registry: listens, opens the store, creates the app, and finally closes everything in reverse order. */
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import { ACTIVITY_INTERVAL } from '../src/protocol/api.ts';
 import { VregError } from '../src/protocol/errors.ts';
 import { maskTokens } from '../src/protocol/redact.ts';
 import type { Registration } from '../src/protocol/vm.ts';
 import { Authenticator } from './access/authenticator.ts';
+import { Sessions } from './access/sessions.ts';
 import { Tokens } from './access/tokens.ts';
 import { ListeningClock } from './clock.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
+import { requestIds } from './http/audit.ts';
 import { removeLeftoverBackups } from './http/handlers/backup.ts';
-import { isLoopback } from './http/origin.ts';
-import { type Endpoints, listen } from './http/server/listen.ts';
+import { whileLoading } from './http/loading.ts';
+import { loadPage } from './http/page.ts';
+import { isLoopback } from './http/request/loopback.ts';
+import { RequestCounts } from './http/request-counts.ts';
+import { ROUTES } from './http/routes.ts';
+import { advertisedUrl, type Endpoints, type Listening, listen } from './http/server/listen.ts';
+import { Servers } from './http/server/servers.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
 import {
-  type Budget,
   createBudgets,
   entriesLimit,
-  fitsAtStart,
-  heapLimit,
   heapTooSmall,
   listCacheLimit,
   openStreamLimit,
   requestTimeout,
-  storeTooLarge,
 } from './limits.ts';
+import { type EtcdSettings, type OpenedStore, openEtcdStore, openStore, unlessStopped } from './open-store.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
-import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
+import { alreadyRunning, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
 import { assertPrivate } from './process/state-dir.ts';
 import { retainTickObject } from './process/tick-object.ts';
+import { ActivityRing } from './registry/activity-ring.ts';
 import type { RegistryLimits } from './registry/capacity.ts';
 import { summarize } from './registry/explain.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
-import { VmRecord } from './registry/vm-record.ts';
 import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
-import { SqliteStore, type SqliteStoreOptions } from './store/sqlite-store.ts';
-import type { StoredVm } from './store/store.ts';
+import { RESTORE_PREFIX, removeAbandonedDrafts } from './store/draft-folder.ts';
+import { dataDirInUse } from './store/failures.ts';
+import { MonitoredStore } from './store/monitored-store.ts';
 
 /** Milliseconds between two saves of heartbeats: half the second within which a heartbeat must be durable. */
 const SAVE_INTERVAL = 500;
@@ -56,16 +61,12 @@ const IDLE_SAVE_INTERVAL = 5000;
  */
 const UNSAVED_SHARE = 0.5;
 
-/**
- * Number of attempts to open a busy data dir. Together they take 1.25 s, longer than another process takes to check a small
- * database.
- */
-const BUSY_ATTEMPTS = 6;
-/** Milliseconds between two such attempts. */
-const BUSY_DELAY = 250;
-
+/** Milliseconds after which the log mentions that the store is still being loaded. Most stores load faster. */
+const LOADING_NOTICE = 2000;
 export interface ServeOptions extends Endpoints {
   dataDir: string;
+  /** Default: the embedded store in the data dir. */
+  etcd?: EtcdSettings | undefined;
   /** Lease in milliseconds of listening time. */
   staleAfter: number;
   /** Share of the live VMs, from 0 to 1, that must fall silent together to become suspect instead of stale; 1 disables this. */
@@ -85,12 +86,18 @@ export interface ServeOptions extends Endpoints {
   trustProxy?: string | undefined;
   /** Origins whose web pages may call the API. */
   corsOrigins: readonly string[];
+  /** URL under which browsers reach the registry, for magic links. */
+  publicUrl?: string | undefined;
   version: string;
   /**
    * @returns the registration of the daemon's own VM, given the daemon's TCP port. If absent, the daemon does not register
    * itself
    */
   self?: ((port: number | undefined) => Registration) | undefined;
+  /** The start waits while etcd does not respond, instead of failing. */
+  waitsForStore?: boolean | undefined;
+  /** Ends the start when it is aborted. When the daemon has started, {@link RunningDaemon.close} ends it. */
+  signal?: AbortSignal | undefined;
 }
 
 export interface RunningDaemon {
@@ -108,21 +115,31 @@ export interface RunningDaemon {
    * @throws VregError USAGE as {@link Tls.replace}
    */
   replaceCertificates(files: TlsFiles | undefined): void;
+  /** TCP port; undefined without a TCP listener. */
+  port: number | undefined;
+  /**
+   * Resolves if etcd was restored from a backup. The positions, events and records in memory are those of another history, so the
+   * daemon must be closed and started again.
+   */
+  outdated: Promise<void>;
   /** Drains requests, saves heartbeats and closes the store. */
   close(): Promise<void>;
 }
 
 /**
- * Starts the registry and resolves when it accepts requests.
- * @throws VregError as {@link SqliteStore.open}, LISTEN, ADDRESS_IN_USE, USAGE (a public address without a token, unusable
- *   certificates, or a heap that is too small for the VMs)
+ * Starts the registry and resolves when it accepts requests. It listens before it loads its store, so that probes and clients
+ * learn that it is loading.
+ * @throws VregError as {@link openStore}, LISTEN, ADDRESS_IN_USE, USAGE (a public address without a token, unusable
+ *   certificates, or a heap that is too small for the VMs); the reason of the signal, if it is aborted before
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
   retainTickObject();
+  loadPage();
   if (options.token !== undefined) logMask.add(options.token);
-  const { dataDir, tcp, socket } = options;
+  const { dataDir, tcp } = options;
   // A data dir without a store has no tokens. Check this before anything is created.
-  if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refusePublicListener(options);
+  if (options.token === undefined && !options.etcd && !existsSync(join(dataDir, DATABASE)))
+    refusePublicListener(options);
   checkFdLimit();
   checkHeap(options.limits, log);
   const tls = tcp && options.tls && new Tls(options.tls, log);
@@ -134,17 +151,48 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   assertPrivate(dataDir, 'data-dir');
   try {
     const budgets = createBudgets();
-    const { store, contents } = await openStore(dataDir, budgets.changes, log);
-    closers.push(() => store.close());
-    // Written now, so that another daemon can name this one in its error, and again when the URLs are known.
-    writePidFile(dataDir, [], log);
+    const { maxVms, maxBody, maxConnections } = options.limits;
+    const requests = new RequestCounts(ROUTES);
+    const stopping = new AbortController();
+    const loading = whileLoading({
+      log,
+      newRequestId: requestIds(),
+      requests,
+      version: options.version,
+      maxBody,
+      stopping: stopping.signal,
+    });
+    const serverOptions = { requestTimeout: requestTimeout(maxBody), pipelined: budgets.pipelined, tls };
+    const servers = new Servers(serverOptions, loading);
+    closers.push(() => {
+      stopping.abort();
+      return servers.close();
+    });
+    // Tokens in the store may allow a public address.
+    const isAllowed = options.token !== undefined || publicListenerProblem(options) === undefined;
+    let listening = isAllowed ? await listenFor(servers, options) : undefined;
+    const urls = listening?.urls ?? [];
+    const meanwhile = listening
+      ? 'requests get 503 until it is loaded'
+      : 'not listening until the tokens are loaded, because they may allow a public address';
+    const notice = setTimeout(() => log.info({ urls }, `loading the store; ${meanwhile}`), LOADING_NOTICE);
+    let reportOutdated = () => {};
+    const outdated = new Promise<void>((resolve) => (reportOutdated = resolve));
+    const opening: Promise<OpenedStore> = options.etcd
+      ? openEtcdStore({ ...options, etcd: options.etcd }, reportOutdated, log)
+      : openStore(dataDir, budgets.changes, log);
+    writeLoadingPidFile(dataDir, urls);
     closers.push(() => removeProcessInfo(dataDir, 'serve'));
+    const opened = await unlessStopped(opening, options.signal).finally(() => clearTimeout(notice));
+    const { contents, silences } = opened;
+    const store = new MonitoredStore(opened.store);
+    closers.push(() => store.close());
     removeLeftoverBackups(dataDir);
-    const clock = new ListeningClock(contents.listened);
+    removeAbandonedDrafts(join(dataDir, RESTORE_PREFIX));
+    const clock = new ListeningClock(contents.listened, undefined, undefined, silences);
     clock.start();
     closers.push(() => clock.stop());
 
-    const { maxVms, maxBody, maxConnections } = options.limits;
     const registry = new Registry(
       {
         store,
@@ -157,6 +205,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
         observer: createObserver(log),
         onDeregister: (id) => tokens.removeWithVm(id),
         onMove: (id, created) => tokens.moveWithVm(id, created),
+        onTokenRecord: (record) => (record.kind === 'token' ? tokens : sessions).recordArrived(record),
       },
       contents,
     );
@@ -167,20 +216,34 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       commit: (records, by) => registry.commitTokens(records, by),
       registrationOf: (id) => registry.registrationOf(id),
       now: () => clock.now(),
+      closed: () => authenticator.close(),
     });
-    const authenticator = new Authenticator({ root: options.token, tokens, ticks: () => performance.now() });
+    const sessions = new Sessions(contents, { queue: registry.unsaved.records, now: () => clock.now() });
+    const authenticator: Authenticator = new Authenticator({
+      root: options.token,
+      tokens,
+      sessions,
+      ticks: () => performance.now(),
+    });
     closers.push(saveHeartbeats(registry, log));
     const maxListCache = listCacheLimit();
     const sweeper = setInterval(() => {
       registry.sweep();
       registry.limitListCache(maxListCache);
       tokens.expire();
+      sessions.expire();
     }, SWEEP_INTERVAL).unref();
     closers.push(() => clearInterval(sweeper));
+
+    const activity = new ActivityRing(registry);
+    activity.sample();
+    const sampler = setInterval(() => activity.sample(), ACTIVITY_INTERVAL).unref();
+    closers.push(() => clearInterval(sampler));
 
     if (authenticator.isOpen) refusePublicListener(options);
     const app = buildApp({
       registry,
+      store,
       version: options.version,
       authenticator,
       log,
@@ -189,11 +252,17 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       tls,
       trustProxy: options.trustProxy,
       corsOrigins: options.corsOrigins,
+      publicUrl: options.publicUrl,
+      activity,
       limits: { maxBody, requestTimeout: requestTimeout(maxBody), maxOpenStreams: openStreamLimit(maxConnections) },
       budgets,
+      servers,
+      requests,
     });
-    const listening = await listen(app, { tcp, socket }, { maxConnections });
-    closers.push(() => listening.close());
+    closers.push(() => app.close());
+    listening ??= await listenFor(servers, options);
+    const url = options.publicUrl ?? advertisedUrl(listening.urls[0]);
+    if (url !== undefined) store.replication?.publishUrl(url);
     if (options.self) closers.push(await keepSelfRegistered(registry, options.self(listening.port), log));
     writePidFile(dataDir, listening.urls, log);
     return {
@@ -202,6 +271,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       status: () => summarize(registry),
       replaceToken: (token) => replaceToken(authenticator, token),
       replaceCertificates: (files) => tls?.replace(files),
+      port: listening.port,
+      outdated,
       close,
     };
   } catch (error) {
@@ -231,13 +302,33 @@ function replaceToken(authenticator: Authenticator, token: string | undefined): 
 }
 
 /**
+ * Listens on the endpoints.
+ * @throws VregError as {@link listen}; ALREADY_RUNNING if another daemon with the same data dir listens there
+ */
+async function listenFor(servers: Servers, { tcp, socket, dataDir, limits }: ServeOptions): Promise<Listening> {
+  try {
+    const { maxConnections } = limits;
+    return await listen(servers, { tcp, socket }, { maxConnections });
+  } catch (error) {
+    const other = error instanceof VregError && error.code === 'ADDRESS_IN_USE' && readProcessInfo(dataDir, 'serve');
+    throw other ? alreadyRunning(dataDirInUse(dataDir), other) : error;
+  }
+}
+
+/** @throws VregError USAGE as {@link publicListenerProblem} */
+function refusePublicListener(options: ServeOptions): void {
+  const problem = publicListenerProblem(options);
+  if (problem) throw problem;
+}
+
+/**
  * Without a token, a public address requires client certificates (`--tls-client-ca`), because a server certificate does not
  * authenticate clients. A proxy is refused, because it presents its own certificate for every client.
- * @throws VregError USAGE
+ * @returns the reason why a daemon without a token may not listen
  */
-function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): void {
+function publicListenerProblem({ tcp, socket, tls, trustProxy }: ServeOptions): VregError | undefined {
   if (tcp && !isLoopback(tcp.host) && !tls?.clientCa) {
-    throw new VregError(
+    return new VregError(
       'USAGE',
       `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
       {
@@ -246,8 +337,8 @@ function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): v
       },
     );
   }
-  if (trustProxy === undefined) return;
-  throw new VregError(
+  if (trustProxy === undefined) return undefined;
+  return new VregError(
     'USAGE',
     `refusing to listen on ${tcp?.host ?? socket} behind a proxy without a token: every client of the proxy could change the registry`,
     { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or omit --trust-proxy' },
@@ -306,6 +397,17 @@ function createObserver(log: Logger): RegistryObserver {
 }
 
 /**
+ * Lets `vreg daemon status` and `stop` find a daemon that is loading. Ignores a failure, because either the store fails too or
+ * {@link writePidFile} reports it. Keeps the file of another daemon that is using the data dir: the store refuses to open then.
+ */
+function writeLoadingPidFile(dataDir: string, urls: string[]): void {
+  if (!existsSync(dataDir) || readProcessInfo(dataDir, 'serve')) return;
+  try {
+    writeProcessInfo(dataDir, { kind: 'serve', urls, state: 'loading' });
+  } catch {}
+}
+
+/**
  * Logs a failure instead of throwing, because a daemon without a pid file, for example on a full disk, can still serve reads.
  */
 function writePidFile(dataDir: string, urls: string[], log: Logger): void {
@@ -314,56 +416,6 @@ function writePidFile(dataDir: string, urls: string[], log: Logger): void {
   } catch (error) {
     log.warn({ err: error }, 'cannot write daemon.json: vreg daemon status and stop will not find this daemon');
   }
-}
-
-/**
- * @throws VregError as {@link SqliteStore.open}; ALREADY_RUNNING names the other daemon; STORE_UNUSABLE if the heap is too small
- *   for the VMs
- */
-async function openStore(dataDir: string, budget: Budget, log: Logger) {
-  const onDeath = (error: Error) => {
-    log.fatal({ err: error }, 'the store worker failed; every acknowledged change is on the disk');
-    process.exit(1);
-  };
-  for (let tries = 1; ; tries++) {
-    try {
-      return await openWithinHeap({ dataDir, budget, onDeath }, log);
-    } catch (error) {
-      if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
-      const other = readProcessInfo(dataDir, 'serve');
-      if (other) throw alreadyRunning(error, other);
-      // Another process is starting or checking the database. It may soon write its pid file or finish.
-      if (tries === BUSY_ATTEMPTS) throw error;
-      await setTimeout(BUSY_DELAY);
-    }
-  }
-}
-
-/** Weighs the VMs, because too many for the heap would abort the process without a hint. */
-async function openWithinHeap(options: Omit<SqliteStoreOptions<VmRecord>, 'decode'>, log: Logger) {
-  const heap = heapLimit();
-  let weight = 0;
-  const decode = (stored: StoredVm) => {
-    const vm = VmRecord.fromStored(stored);
-    weight += vm.weight;
-    // The VMs beyond the limit are only weighed, so that the error can name the size that is needed.
-    return fitsAtStart(weight, heap) ? vm : undefined;
-  };
-  const opened = await SqliteStore.open({ ...options, decode });
-  const shortage = storeTooLarge(weight, heap);
-  if (!fitsAtStart(weight, heap)) {
-    await opened.store.close();
-    throw shortage;
-  }
-  if (shortage) log.warn(`${shortage.message}; ${shortage.hint}`);
-  return opened;
-}
-
-function alreadyRunning({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {
-  const activity = urls.length > 0 ? `serving ${urls.join(' and ')}` : 'starting';
-  return new VregError(code, `${message}: the vreg daemon with pid ${pid}, ${activity} since ${since}`, {
-    hint: hint!,
-  });
 }
 
 /** Saves heartbeats periodically. @returns a function that stops this and saves a last time */

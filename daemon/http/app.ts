@@ -3,34 +3,40 @@
  * make it listen; see server/listen.ts.
  */
 import { setMaxListeners } from 'node:events';
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Logger } from 'pino';
 import type { Authenticator } from '../access/authenticator.ts';
 import {
   type Budgets,
   COUNTS,
   createBudgets,
+  heapLimit,
   Scheduler,
   Semaphore,
   STREAM_LIMITS,
   type StreamLimits,
 } from '../limits.ts';
+import { EventLoopMonitor } from '../observability/event-loop.ts';
+import { ActivityRing } from '../registry/activity-ring.ts';
 import type { Registry } from '../registry/registry.ts';
+import type { MonitoredStore } from '../store/monitored-store.ts';
 import { abandon, assignRequestId, auditRefused, requestIds, startAudit } from './audit.ts';
 import { assertPrincipalActive, authenticate, authorize } from './auth.ts';
-import { checkMediaType, limitConnection, readBody, reserveBody, sendContinue } from './body.ts';
-import { RequestContext, type Route, type Services } from './context.ts';
+import { RequestContext, type Result, type Route, type Services } from './context.ts';
 import { checkHeaders, sendError } from './errors.ts';
 import { EventFanout } from './handlers/event-fanout.ts';
 import { LongPollQueue } from './handlers/long-poll-queue.ts';
-import { ListTags } from './list-tags.ts';
-import { answerPreflight, rejectCrossOrigin } from './origin.ts';
-import { trustedProxies, trustForwardedHeaders } from './proxy.ts';
-import { checkQuery } from './query.ts';
-import { send } from './response.ts';
+import { OpenApi } from './openapi/document.ts';
+import { checkMediaType, limitConnection, readBody, reserveBody, sendContinue } from './request/body.ts';
+import { cookieName } from './request/cookies.ts';
+import { answerPreflight, rejectCrossOrigin } from './request/origin.ts';
+import { trustedProxies, trustForwardedHeaders } from './request/proxy.ts';
+import { checkQuery } from './request/query.ts';
+import { RequestCounts } from './request-counts.ts';
+import { ListTags } from './response/list-tags.ts';
+import { send } from './response/response.ts';
 import { answerUnknownRoute, findRoute } from './router.ts';
-import type { Refused } from './server/raw-answer.ts';
-import { createHttpServer, drain } from './server/server.ts';
+import { ROUTES } from './routes.ts';
+import { type RequestHandler, Servers } from './server/servers.ts';
 import type { Tls } from './server/tls.ts';
 
 /**
@@ -94,8 +100,7 @@ function fail(ctx: RequestContext, thrown: unknown): void {
 
 /** Step: calls the route's handler. Heartbeats and most reads return a result synchronously, without the cost of a promise. */
 function handle(ctx: RequestContext, resume: typeof runAfterHandler): 'waiting' | undefined {
-  const route = ctx.route!;
-  const result = route.isLong ? ctx.services.scheduler.run(() => handleScheduled(ctx)) : route.handle(ctx);
+  const result = ctx.queryParams.minPosition === undefined ? callRoute(ctx) : callFromPosition(ctx);
   if (!(result instanceof Promise)) {
     ctx.result = result;
     return undefined;
@@ -108,6 +113,24 @@ function handle(ctx: RequestContext, resume: typeof runAfterHandler): 'waiting' 
     (error) => fail(ctx, error),
   );
   return 'waiting';
+}
+
+function callRoute(ctx: RequestContext): ReturnType<Route['handle']> {
+  const route = ctx.route!;
+  return route.isLong ? ctx.services.scheduler.run(() => handleScheduled(ctx)) : route.handle(ctx);
+}
+
+/** Calls the handler of a read when this replica has the position that the client requires. */
+async function callFromPosition(ctx: RequestContext): Promise<Result | undefined> {
+  const { registry } = ctx.services;
+  const position = ctx.route!.query.includes('minPosition') ? ctx.param('minPosition') : undefined;
+  if (position !== undefined) {
+    await registry.awaitPosition(position);
+    if (ctx.response.destroyed) return abandon(ctx);
+    assertPrincipalActive(ctx);
+    ctx.position = registry.positions.current;
+  }
+  return callRoute(ctx);
 }
 
 /**
@@ -142,6 +165,8 @@ const NO_NAMES: ReadonlySet<string> = new Set();
 
 export interface AppOptions {
   registry: Registry;
+  /** The store of the registry. */
+  store: MonitoredStore;
   version: string;
   authenticator: Authenticator;
   log: Logger;
@@ -155,20 +180,22 @@ export interface AppOptions {
   trustProxy?: string | undefined;
   /** Origins whose pages may use the registry. If absent and no token is configured, pages from this machine may. */
   corsOrigins?: readonly string[];
+  /** URL under which browsers reach the registry, for magic links. */
+  publicUrl?: string | undefined;
+  /** The last hour of the fleet; by default, an empty one that nobody samples. */
+  activity?: ActivityRing;
   limits?: Partial<AppLimits>;
   /** Memory budgets; by default, shares of the heap. */
   budgets?: Budgets;
+  /** Servers that may listen already; by default, new ones. */
+  servers?: Servers;
+  /** Counts of requests; by default, none has been counted. */
+  requests?: RequestCounts;
   streams?: Partial<StreamLimits>;
 }
 
-export interface App {
-  /** The main server, which does not listen yet. */
-  readonly server: Server;
-  readonly isHttps: boolean;
-  /** The main server and those of {@link addServer}. */
-  readonly servers: readonly Server[];
-  /** Creates another server with the same routes, for a unix socket or an additional address. */
-  addServer(options?: { https?: boolean }): Server;
+export interface App extends Pick<Servers, 'server' | 'isHttps' | 'servers'> {
+  addServer: Servers['addServer'];
   /** Stops accepting connections, ends long polls and streams, and resolves when all other requests have been answered. */
   close(): Promise<void>;
 }
@@ -183,6 +210,7 @@ export function buildApp(options: AppOptions): App {
   const scheduler = new Scheduler();
   const services: Services = {
     registry,
+    store: options.store,
     authenticator,
     log,
     logsReads: log.isLevelEnabled('debug'),
@@ -191,6 +219,13 @@ export function buildApp(options: AppOptions): App {
     names: options.names ?? NO_NAMES,
     allowedOrigins: corsOrigins.length > 0 ? new Set(corsOrigins) : undefined,
     isTrustedProxy: trustProxy === undefined ? undefined : trustedProxies(trustProxy),
+    publicUrl: options.publicUrl,
+    ownAddress: () => {
+      const address = servers.server.address();
+      if (address === null || typeof address === 'string') return undefined;
+      return { host: address.address, port: address.port, isHttps: servers.isHttps };
+    },
+    activity: options.activity ?? new ActivityRing(registry),
     maxBody,
     bodies: budgets.bodies,
     dataDir: options.dataDir,
@@ -208,30 +243,26 @@ export function buildApp(options: AppOptions): App {
     longPolls: new LongPollQueue(scheduler),
     listTags: new ListTags(),
     counters: { unknownParameters: 0 },
+    budgets,
+    requests: options.requests ?? new RequestCounts(ROUTES),
+    eventLoop: new EventLoopMonitor(),
+    openApi: new OpenApi(ROUTES, options.version, cookieName(registry)),
+    heapLimit: heapLimit(),
     scheduler,
     streams: { ...STREAM_LIMITS, ...options.streams },
     fanout: new EventFanout(registry.events, scheduler, budgets),
   };
-  const onRequest = (request: IncomingMessage, response: ServerResponse) =>
-    run(new RequestContext(request, response, services));
-  const servers: Server[] = [];
-  const addServer = ({ https = false } = {}) => {
-    const server = createHttpServer(onRequest, {
-      requestTimeout,
-      pipelined: budgets.pipelined,
-      tls: https ? tls : undefined,
-    });
-    server.on('refused', (refused: Refused) => auditRefused(refused, log, services.newRequestId));
-    servers.push(server);
-    return server;
+  const handler: RequestHandler = {
+    onRequest: (request, response) => run(new RequestContext(request, response, services)),
+    onRefused: (refused) => auditRefused(refused, services),
   };
-  const isHttps = tls !== undefined;
-  const server = addServer({ https: isHttps });
-  let closing: Promise<void> | undefined;
+  const servers = options.servers ?? new Servers({ requestTimeout, pipelined: budgets.pipelined, tls }, handler);
+  servers.use(handler);
   const close = () => {
     stopping.abort();
-    closing ??= drain(servers, Math.min(requestTimeout, MAX_DRAIN));
-    return closing;
+    services.eventLoop.stop();
+    return servers.close(Math.min(requestTimeout, MAX_DRAIN));
   };
-  return { server, isHttps, servers, addServer, close };
+  const { server, isHttps, servers: all } = servers;
+  return { server, isHttps, servers: all, addServer: (options) => servers.addServer(options), close };
 }

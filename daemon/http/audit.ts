@@ -3,15 +3,14 @@
  * never logs request headers, because one of them contains the token.
  */
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
-import type { Logger } from 'pino';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { maskRequestTarget, maskTokens } from '../../src/protocol/redact.ts';
 import { redact } from '../process/log.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import { ANONYMOUS } from '../registry/preconditions.ts';
-import type { RequestContext } from './context.ts';
-import { schemeOf } from './proxy.ts';
+import type { RequestContext, Services } from './context.ts';
+import { schemeOf } from './request/proxy.ts';
 import type { Refused } from './server/raw-answer.ts';
 
 /** A valid request id from a client: visible ASCII, which a header and a log can contain unchanged. */
@@ -37,7 +36,12 @@ export function requestIds(): () => string {
 
 /** Step: assigns the client's request id if it is printable and not a secret, otherwise a new one. */
 export function assignRequestId(ctx: RequestContext): void {
-  ctx.requestId = clientRequestId(ctx.headers) ?? ctx.services.newRequestId();
+  ctx.requestId = requestIdOf(ctx.headers, ctx.services.newRequestId);
+}
+
+/** The client's request id if it is printable and not a secret, otherwise a new one. */
+export function requestIdOf(headers: IncomingHttpHeaders, newRequestId: () => string): string {
+  return clientRequestId(headers) ?? newRequestId();
 }
 
 function clientRequestId(headers: IncomingHttpHeaders): string | undefined {
@@ -60,20 +64,25 @@ export function auditWhenClosed(ctx: RequestContext): void {
   else if (isLogged(ctx, ctx.status!)) ctx.response.on('close', () => audit(ctx));
 }
 
+/** The parts of the daemon that refuse requests without the app. */
+export type RefusalServices = Pick<Services, 'log' | 'newRequestId' | 'requests'>;
+
 /**
- * Logs a request that the server refused without the app. If the app knows the request, the line has the id that the app
+ * Logs a request that was refused without the app. If the app knows the request, the line has the id that the app
  * assigned.
  */
-export function auditRefused(refused: Refused, log: Logger, newRequestId: () => string): void {
+export function auditRefused(refused: Refused, { log, newRequestId, requests }: RefusalServices): void {
   const { asked, from, error, headers = {} } = refused;
   const { status, code } = error;
   const ctx = (refused.request as Audited | undefined)?.[CONTEXT];
   if (ctx) {
     refused.requestId = ctx.requestId;
+    requests.count(ctx, status, code);
     audit(ctx, { status, code });
     return;
   }
-  const requestId = clientRequestId(headers) ?? newRequestId();
+  requests.countUnparsed(status, code);
+  const requestId = requestIdOf(headers, newRequestId);
   refused.requestId = requestId;
   const url = asked && shortened(maskRequestTarget(asked.url));
   log.info({ audit: true, requestId, by: ANONYMOUS, from, method: asked?.method, url, status, code }, 'refused');
@@ -125,8 +134,9 @@ function shortened(text: string): string {
   return text.length > MAX_LOGGED ? `${redact(text).slice(0, MAX_LOGGED)}…` : text;
 }
 
-/** Ends a request whose client left before the handler was called. */
+/** Ends a request whose client left before there was a result. */
 export function abandon(ctx: RequestContext): undefined {
   ctx.status = 0;
+  ctx.services.requests.count(ctx, 0);
   audit(ctx);
 }

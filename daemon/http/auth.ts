@@ -1,7 +1,10 @@
 /** Authentication and authorization of a request. */
-import { assertActive, assertScope } from '../access/authenticator.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+import { assertActive, assertScope, type Connection } from '../access/authenticator.ts';
+import type { Principal } from '../access/principal.ts';
 import type { RequestContext } from './context.ts';
-import { socketClient } from './proxy.ts';
+import { sessionSecret } from './request/cookies.ts';
+import { socketClient } from './request/proxy.ts';
 import { certificateName } from './server/tls.ts';
 
 /**
@@ -10,7 +13,23 @@ import { certificateName } from './server/tls.ts';
  * @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS
  */
 export function authenticate(ctx: RequestContext): void {
-  if (ctx.route?.access === 'open') return;
+  const { route } = ctx;
+  if (route?.access === 'open' && route.needsToken?.(ctx) !== true) return;
+  ctx.authenticated = principalOf(ctx);
+}
+
+/** The principal of a request to an open route; undefined if the client has no valid credentials. */
+export function authenticateIfPossible(ctx: RequestContext): Principal | undefined {
+  try {
+    return principalOf(ctx);
+  } catch (error) {
+    if (error instanceof VregError && error.code === 'UNAUTHORIZED') return undefined;
+    throw error;
+  }
+}
+
+/** @throws VregError as {@link authenticate} */
+function principalOf(ctx: RequestContext): Principal {
   const { authenticator } = ctx.services;
   const { isOwner, proxyHeader } = socketClient(ctx);
   const credentials = {
@@ -19,9 +38,11 @@ export function authenticate(ctx: RequestContext): void {
     isLocal: isOwner,
     proxyHeader,
     certificate: certificateName(ctx.request.socket),
+    session: sessionSecret(ctx),
+    connection: ctx.request.socket as Connection,
   };
   try {
-    ctx.authenticated = authenticator.authenticate(credentials);
+    return authenticator.authenticate(credentials);
   } catch (error) {
     ctx.rejectedName = authenticator.nameOfRejected(credentials);
     throw error;

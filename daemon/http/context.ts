@@ -6,16 +6,22 @@ import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Restriction, Scope } from '../../src/protocol/token.ts';
 import type { Role } from '../../src/protocol/vm.ts';
-import type { Authenticator, Principal } from '../access/authenticator.ts';
-import { type Budget, type Scheduler, type Semaphore, type StreamLimits, UNCOUNTED } from '../limits.ts';
+import type { Authenticator } from '../access/authenticator.ts';
+import type { Principal } from '../access/principal.ts';
+import { type Budget, type Budgets, type Scheduler, type Semaphore, type StreamLimits, UNCOUNTED } from '../limits.ts';
+import type { EventLoopMonitor } from '../observability/event-loop.ts';
+import type { ActivityRing } from '../registry/activity-ring.ts';
 import { type Warming, warmingOf } from '../registry/explain.ts';
 import { assertPermitted, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
 import type { Snapshot } from '../registry/vm-snapshot.ts';
+import type { MonitoredStore } from '../store/monitored-store.ts';
 import type { EventFanout } from './handlers/event-fanout.ts';
 import type { LongPollQueue } from './handlers/long-poll-queue.ts';
-import { includesTag, type ListTags } from './list-tags.ts';
+import type { OpenApi } from './openapi/document.ts';
+import type { RequestCounts } from './request-counts.ts';
+import { includesTag, type ListTags } from './response/list-tags.ts';
 import {
   CHUNK_SIZE,
   encodeList,
@@ -24,7 +30,7 @@ import {
   reserveFor,
   SnapshotBody,
   snapshotLength,
-} from './streaming.ts';
+} from './response/streaming.ts';
 
 export interface Route {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -33,6 +39,8 @@ export interface Route {
   query: readonly string[];
   /** The minimum scope for the route; `any` requires a token with any scope, `open` requires no token. */
   access: Scope | 'any' | 'open';
+  /** An open route needs a token for some requests. */
+  needsToken?: (ctx: RequestContext) => boolean;
   /** Also open to `enrol` tokens. */
   enrols?: true;
   /**
@@ -40,10 +48,16 @@ export interface Route {
    * every body, except that DELETE ignores all.
    */
   readsBody?: (body: unknown) => boolean;
+  /** Maximum size of the body in bytes, of a route that reads bodies of clients without a token. */
+  maxBody?: number;
   /** The route reads a larger body, up to this size in bytes. Its handler gets the bytes, and parses them with `splitList`. */
   listBody?: number;
   /** Receives heartbeats, which are not changes and therefore not audited. */
   isHeartbeat?: true;
+  /** The response concerns all VMs, so the handler refuses restricted tokens. */
+  isFleetWide?: true;
+  /** The route exists only for clients that prefer HTML, such as browsers. */
+  prefersHtml?: true;
   /** The handler scans or returns all VMs. This can take a long time, so it runs through the scheduler. */
   isLong?: true;
   /** @returns undefined if it writes the response itself */
@@ -54,11 +68,13 @@ export interface Route {
 export interface Result {
   status: number;
   /** JSON, unless {@link type} names another media type. */
-  body: string | Readable | SnapshotBody;
+  body: string | Buffer | Readable | SnapshotBody;
   /** Length of the body in bytes, if known in advance. */
   length?: number | undefined;
   type?: string;
   headers?: Readonly<Record<string, string>> | undefined;
+  /** Names and values, alternating, that replace the headers for browsers. */
+  browserHeaders?: readonly string[];
   /** ETag of the single entry in the body: the position of its last change. */
   etag?: string;
   /** Why the body may contain dead VMs. */
@@ -79,6 +95,7 @@ interface ListOptions {
 /** The parts of the daemon that all requests share. */
 export interface Services {
   readonly registry: Registry;
+  readonly store: MonitoredStore;
   readonly authenticator: Authenticator;
   readonly log: Logger;
   /** The log contains successful reads and heartbeats. */
@@ -93,6 +110,11 @@ export interface Services {
   readonly allowedOrigins: ReadonlySet<string> | undefined;
   /** True if forwarded headers of this peer are trusted; undefined if no proxy is configured. */
   readonly isTrustedProxy: ((address: string | undefined) => boolean) | undefined;
+  /** URL under which browsers reach the registry; undefined if none was configured. */
+  readonly publicUrl: string | undefined;
+  /** The TCP address on which the registry listens; undefined if there is none. */
+  ownAddress(): { host: string; port: number; isHttps: boolean } | undefined;
+  readonly activity: ActivityRing;
   /** Maximum size of a request body in bytes. */
   readonly maxBody: number;
   /** Budget for large request bodies. */
@@ -114,6 +136,13 @@ export interface Services {
   readonly subscribers: Budget;
   readonly longPolls: LongPollQueue;
   readonly listTags: ListTags;
+  /** All memory budgets, for the metrics. */
+  readonly budgets: Budgets;
+  readonly requests: RequestCounts;
+  readonly eventLoop: EventLoopMonitor;
+  readonly openApi: OpenApi;
+  /** Bytes that the heap may take. */
+  readonly heapLimit: number;
   /** Counts since the start of the daemon, for the metrics. */
   readonly counters: {
     /** Query parameters that the requested route does not know. */
@@ -163,6 +192,7 @@ export class RequestContext {
   /** Why the request was refused. */
   errorCode: ErrorCode | undefined;
   isAudited = false;
+  isCounted = false;
   /** The connection cannot serve another request after this one. */
   mustClose = false;
   /** Header names and values, alternating, added by {@link setHeader}. */
@@ -393,7 +423,7 @@ export class RequestContext {
   /** @param stamp of the listed VMs */
   #tagOf(stamp: string): string {
     // A long poll returns the same list as a request that does not wait.
-    const { wait: _wait, min: _min, ...query } = this.queryParams;
+    const { wait: _wait, min: _min, minPosition: _position, ...query } = this.queryParams;
     return this.services.listTags.of(stamp, [this.route!.path, this.params, query, this.readFilter]);
   }
 
@@ -403,10 +433,10 @@ export class RequestContext {
     { warming, headers }: Pick<Result, 'warming' | 'headers'>,
     encode: () => Pick<Result, 'body' | 'length'>,
   ): Result {
+    if (tag === undefined) return { status: 200, ...encode(), headers, warming };
     const known = this.headers['if-none-match'];
-    const all = tag === undefined ? headers : { ...headers, etag: tag };
-    if (tag !== undefined && known !== undefined && includesTag(known, tag))
-      return { status: 304, body: '', headers: all, warming };
+    const all = { ...headers, etag: tag };
+    if (known !== undefined && includesTag(known, tag)) return { status: 304, body: '', headers: all, warming };
     return { status: 200, ...encode(), headers: all, warming };
   }
 

@@ -2,7 +2,8 @@
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { maskRequestTarget } from '../../src/protocol/redact.ts';
 import type { RequestContext } from './context.ts';
-import { commonHeaders, JSON_TYPE, respond } from './response.ts';
+import { commonHeaders, JSON_TYPE, respond } from './response/response.ts';
+import { headerLine } from './response/response-head.ts';
 
 /**
  * Maximum number of headers in a request. Clients send a few dozen; thousands of short headers would take ten times their size
@@ -75,11 +76,11 @@ export function sendError(ctx: RequestContext, thrown: unknown): void {
   ctx.errorCode = error.code;
   // Omit the position: the principal may have been revoked, or be restricted to other VMs.
   if (error.code === 'UNAUTHORIZED' || error.code === 'FORBIDDEN') ctx.position = undefined;
-  const headers = commonHeaders(ctx, JSON_TYPE);
-  if (error.retryAfter !== undefined) headers.push('retry-after', error.retryAfter);
+  let lines = commonHeaders(ctx, JSON_TYPE);
+  if (error.retryAfter !== undefined) lines += headerLine('retry-after', error.retryAfter);
   // RFC 6750, 3.
-  if (error.code === 'UNAUTHORIZED') headers.push('www-authenticate', 'Bearer');
+  if (error.code === 'UNAUTHORIZED') lines += headerLine('www-authenticate', 'Bearer');
   else if (error.code === 'FORBIDDEN' && error.field === 'scope')
-    headers.push('www-authenticate', 'Bearer error="insufficient_scope"');
-  respond(ctx, error.status, headers, JSON.stringify(toErrorBody(error)));
+    lines += headerLine('www-authenticate', 'Bearer error="insufficient_scope"');
+  respond(ctx, error.status, lines, JSON.stringify(toErrorBody(error)));
 }

@@ -2,6 +2,7 @@
 import findMyWay from 'find-my-way';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { RequestContext, Route } from './context.ts';
+import { prefersHtml } from './page.ts';
 import { ROUTES } from './routes.ts';
 
 /**
@@ -25,7 +26,9 @@ export function findRoute(ctx: RequestContext): void {
     ctx.isUrlBroken = true;
     return;
   }
-  ctx.route = found.store as Route;
+  const route = found.store as Route;
+  if (route.prefersHtml && !prefersHtml(ctx.headers.accept)) return;
+  ctx.route = route;
   ctx.params = found.params;
   ctx.queryParams = found.searchParams as RequestContext['queryParams'];
 }
@@ -47,7 +50,7 @@ export function noRoute(method: string, url: string): { error: VregError; allow?
   if (allow === '') {
     return {
       error: new VregError('NOT_FOUND', `no such route: ${method} ${path}`, {
-        hint: 'the routes are /health and those under /registry',
+        hint: 'list the routes: GET /openapi.json, or vreg api --help',
       }),
     };
   }
@@ -62,7 +65,7 @@ export function allowedMethods(url: string): string[] {
   const methods = ROUTES.filter((route) => {
     const found = router.find(route.method, url);
     // An empty id or role matches no VM, so no method is allowed.
-    return found?.store === route && !Object.values(found.params).includes('');
+    return found?.store === route && !route.prefersHtml && !Object.values(found.params).includes('');
   }).map(({ method }) => method as string);
   return methods.includes('GET') ? ['HEAD', ...methods] : methods;
 }

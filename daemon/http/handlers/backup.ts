@@ -7,6 +7,7 @@ import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'no
 import { basename, join } from 'node:path';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
+import { abandon } from '../audit.ts';
 import type { RequestContext, Result } from '../context.ts';
 
 /** Prefix of the temporary folders for backups; `mkdtemp` appends six characters. */
@@ -51,17 +52,22 @@ function remove(path: string): void {
 }
 
 /**
+ * The copy ends when the client leaves.
  * @throws VregError NOT_FOUND (the registry has no data dir), STORE_FULL, STORE_FAILED, BUSY (another backup is in progress),
  * TOO_MANY_REQUESTS, UNAUTHORIZED (the token was revoked in the meantime)
  */
-export async function sendBackup(ctx: RequestContext): Promise<Result> {
+export async function sendBackup(ctx: RequestContext): Promise<Result | undefined> {
   const { response, principal } = ctx;
   const { registry, dataDir, backups } = ctx.services;
   if (dataDir === undefined)
     throw new VregError('NOT_FOUND', 'this registry has no data dir, so it cannot be backed up');
   const release = backups.acquire();
   let dir: string | undefined;
+  const left = new AbortController();
+  const onLeave = () => left.abort();
+  response.once('close', onLeave);
   const clean = () => {
+    response.off('close', onLeave);
     release();
     if (dir === undefined) return;
     active.delete(dir);
@@ -72,7 +78,7 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
     dir = mkdtempSync(join(dataDir, PREFIX));
     active.add(dir);
     const file = join(dir, COPY);
-    await registry.backup(file);
+    await registry.backup(file, left.signal);
     const stream = createReadStream(file);
     stream.once('close', clean);
     await once(stream, 'open');
@@ -88,6 +94,7 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
     };
   } catch (error) {
     clean();
+    if (left.signal.aborted) return abandon(ctx);
     throw translate(error as NodeJS.ErrnoException);
   }
 }

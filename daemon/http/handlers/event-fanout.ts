@@ -6,9 +6,11 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
+import type { Position } from '../../../src/protocol/position.ts';
 import type { Budget, Budgets, Reservation, Scheduler } from '../../limits.ts';
 import type { Event, EventLog, EventSubscriber, Movable } from '../../registry/events.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
+import { StateChunks } from './state-chunks.ts';
 
 /**
  * Maximum size of a buffer in UTF-16 units, unless one event is larger. Building a buffer takes a fraction of a millisecond.
@@ -45,8 +47,11 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
-/** All entries at a point in time. */
+/** All entries at a position. */
 export interface Snapshot {
+  readonly position: Position;
+  /** Wall clock, milliseconds since the epoch. */
+  readonly at: number;
   /** Newest registration first. */
   readonly entries: readonly VmRecord[];
   /** Liveness of the entries that are stale or suspect. */
@@ -170,20 +175,24 @@ export class EventFanout implements EventSubscriber {
   readonly #changes: EventQueue;
   /** The events and heartbeats for the other subscribers. */
   readonly #withHeartbeats: EventQueue;
+  /** The full states that subscribers are reading. */
+  readonly stateChunks: StateChunks;
   #snapshot: { kept: WeakRef<Snapshot>; mark: number } | undefined;
   #stopListening = () => {};
 
   /**
    * @param budgets `fanout` limits the events that are queued for delivery, `subscribers` the events that were delivered but
-   * not read. If either budget is exhausted, the slowest subscribers are evicted.
+   * not read. If either budget is exhausted, the slowest subscribers are evicted. `responses` also counts the full states that
+   * subscribers are reading.
    */
-  constructor(events: EventLog, scheduler: Scheduler, budgets: Pick<Budgets, 'fanout' | 'subscribers'>) {
+  constructor(events: EventLog, scheduler: Scheduler, budgets: Pick<Budgets, 'fanout' | 'subscribers' | 'responses'>) {
     this.#events = events;
     this.#scheduler = scheduler;
     this.#queued = budgets.fanout;
     this.#unread = budgets.subscribers;
     this.#changes = new EventQueue(this.#queued);
     this.#withHeartbeats = new EventQueue(this.#queued);
+    this.stateChunks = new StateChunks(budgets.responses);
   }
 
   /** Number of subscribers, for the metrics. */
@@ -204,11 +213,14 @@ export class EventFanout implements EventSubscriber {
     };
   }
 
-  /** Returns the current state. Until the next event, callers share one snapshot while one of them still uses it. */
-  snapshot(take: () => Snapshot): Snapshot {
+  /**
+   * Returns the current state. Until the next event or change, callers share one snapshot while one of them still uses it.
+   * @param position of the registry, which a change of tokens advances without an event
+   */
+  snapshot(position: Position, take: () => Snapshot): Snapshot {
     const { mark } = this.#events;
     const known = this.#snapshot?.mark === mark ? this.#snapshot.kept.deref() : undefined;
-    if (known) return known;
+    if (known?.position.revision === position.revision && known.position.tag === position.tag) return known;
     const snapshot = take();
     this.#snapshot = { kept: new WeakRef(snapshot), mark };
     return snapshot;

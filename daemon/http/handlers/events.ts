@@ -14,10 +14,11 @@ import type { Registry, VmChange } from '../../registry/registry.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { abandon } from '../audit.ts';
 import { assertPrincipalActive } from '../auth.ts';
-import type { RequestContext } from '../context.ts';
-import { openStream } from '../response.ts';
-import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
+import type { RequestContext, Result } from '../context.ts';
+import { openStream } from '../response/response.ts';
+import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../response/streaming.ts';
 import { type EventSubject, formatEvent, type SelectEvent, type Snapshot, type Subscription } from './event-fanout.ts';
+import type { StateChunk } from './state-chunks.ts';
 
 /** Milliseconds for a subscriber to read the last events after the daemon has stopped or the token has become invalid. */
 const CLOSE_GRACE = 1000;
@@ -29,9 +30,21 @@ const STREAM_HEADERS = {
 };
 
 export function streamEvents(ctx: RequestContext): undefined | Promise<undefined> {
+  const { registry } = ctx.services;
+  const text = startText(ctx);
+  // A subscriber of another replica may be ahead of this one.
+  if (text === undefined || !registry.positions.isAhead(text)) return stream(ctx, text);
+  return registry.catchUp()!.then(() => {
+    if (ctx.response.destroyed) return abandon(ctx);
+    assertPrincipalActive(ctx);
+    return stream(ctx, text);
+  });
+}
+
+function stream(ctx: RequestContext, text: string | undefined): undefined | Promise<undefined> {
   const { registry, responses, openStreams } = ctx.services;
   const filter = parseFilter(ctx);
-  const start = parseStart(ctx);
+  const start = parseStart(ctx, text);
   const wantsHeartbeats = ctx.flag('heartbeats');
 
   const reservation = reserveFor(ctx.response, responses, CHUNK_SIZE);
@@ -41,17 +54,42 @@ export function streamEvents(ctx: RequestContext): undefined | Promise<undefined
     openStream(ctx, STREAM_HEADERS).end();
     return;
   }
-  const stream = { filter, wantsHeartbeats, reservation, release };
+  const opened = { filter, wantsHeartbeats, reservation, release };
   // Sweep first. Otherwise, a VM whose lease has already expired would be reported as stale twice: here and by the next sweep.
   registry.sweep();
   const missed = start === 'start' ? undefined : start ? registry.events.since(start.revision) : [];
   if (missed) {
     reservation.share(missed, missed.length * POINTER_SIZE);
-    writeStream(ctx, stream, missedEvents(missed, filter.select, registry.positions.latest));
+    writeStream(ctx, opened, joinChunks(missedEvents(missed, filter.select, registry.positions.latest)));
   } else if (!start || start === 'start' || filter.isLimited) {
     // The journal does not record which VMs no longer match a filter.
-    writeStream(ctx, stream, fullState(currentState(ctx, reservation), filter.select));
-  } else return resumeFromJournal(ctx, stream, start);
+    writeStream(ctx, opened, fullState(ctx, currentState(ctx, reservation), filter));
+  } else return resumeFromJournal(ctx, opened, start);
+}
+
+/** Events in a response to `GET /registry/recent`, unless the request asks for another number. */
+const RECENT = 200;
+/** Most events in such a response. */
+const MAX_RECENT = 4000;
+/** UTF-16 units of JSON after which such a response ends, because an entry may be as large as a request body. */
+const MAX_RECENT_SIZE = 1_048_576;
+
+/** `GET /registry/recent`: the events that the event log retains. */
+export function recentEvents(ctx: RequestContext): Result {
+  const { registry } = ctx.services;
+  const limit = ctx.number('limit', 1, MAX_RECENT) ?? RECENT;
+  const { select } = parseFilter(ctx);
+  registry.sweep();
+  const found: string[] = [];
+  let size = 0;
+  for (const event of registry.events.newestFirst()) {
+    const selected = select(event);
+    if (!selected) continue;
+    size += selected.json.length;
+    if (found.length === limit || (found.length > 0 && size > MAX_RECENT_SIZE)) break;
+    found.push(selected.json);
+  }
+  return { status: 200, body: `{"events":[${found.join(',')}],"count":${found.length}}` };
 }
 
 /**
@@ -68,7 +106,7 @@ async function resumeFromJournal(ctx: RequestContext, stream: Stream, start: Pos
     const state = currentState(ctx, reservation);
     const changes = await registry.changesSince(start.revision);
     if (changes) reservation.share(changes, changes.length * POINTER_SIZE);
-    return { mark, events: changes ? changedState(changes, state) : fullState(state, filter.select) };
+    return { mark, events: changes ? joinChunks(changedState(changes, state)) : fullState(ctx, state, filter) };
   };
   try {
     const { mark, events } = await scheduler.serialize(readJournal);
@@ -96,13 +134,13 @@ interface Stream {
 
 /**
  * Writes the first events, and then follows the event log.
- * @param initial the events that bring the subscriber to the current state
+ * @param initial chunks of the events that bring the subscriber to the current state
  * @param mark end of the event log at the state to which `initial` leads
  */
 function writeStream(
   ctx: RequestContext,
   { filter, wantsHeartbeats, reservation, release }: Stream,
-  initial: Iterable<string>,
+  initial: Iterator<string | Buffer>,
   mark = ctx.services.registry.events.mark,
 ): void {
   const { registry, streams, fanout } = ctx.services;
@@ -136,7 +174,7 @@ function writeStream(
     else if (missed.length === 0) follow();
     else writer.writeChunks(joinChunks(formatSelected(missed, filter.select)), catchUp);
   };
-  writer.writeChunks(joinChunks(initial), catchUp);
+  writer.writeChunks(initial, catchUp);
   const keepAlive = setInterval(() => writer.keepAlive(), streams.keepAlive);
   const offAbort = ctx.onAbort(() => {
     subscription?.flush();
@@ -157,18 +195,10 @@ function writeStream(
   socket.once('close', close);
 }
 
-/** All entries at one position. */
-interface CurrentState {
-  snapshot: Snapshot;
-  position: Position;
-  /** Wall clock, milliseconds since the epoch. */
-  at: number;
-}
-
-function currentState({ services: { registry, fanout } }: RequestContext, reservation: Reservation): CurrentState {
-  const snapshot = fanout.snapshot(() => takeSnapshot(registry));
+function currentState({ services: { registry, fanout } }: RequestContext, reservation: Reservation): Snapshot {
+  const snapshot = fanout.snapshot(registry.positions.latest, () => takeSnapshot(registry));
   reservation.share(snapshot, (snapshot.entries.length + 3 * snapshot.liveness.size) * POINTER_SIZE);
-  return { snapshot, position: registry.positions.latest, at: registry.clock.now() };
+  return snapshot;
 }
 
 function* missedEvents(missed: Iterable<Event>, select: SelectEvent, position: Position): Generator<string> {
@@ -176,31 +206,54 @@ function* missedEvents(missed: Iterable<Event>, select: SelectEvent, position: P
   yield formatControl('synced', position);
 }
 
-/** Formats the full state for a subscriber that cannot resume: `reset`, and one event per entry. */
-function* fullState({ snapshot, position, at }: CurrentState, select: SelectEvent): Generator<string> {
-  yield formatControl('reset', position);
+/**
+ * Formats the full state for a subscriber that cannot resume: `reset`, one event per entry, and `synced`. Subscribers with the
+ * same filter share chunks.
+ */
+function* fullState(
+  { services: { registry, fanout } }: RequestContext,
+  snapshot: Snapshot,
+  { key: filterKey, select }: EventFilter,
+): Generator<Buffer> {
+  for (let next: number | undefined = 0; next !== undefined; ) {
+    const start: number = next;
+    const format = () => formatChunk(snapshot, start, select);
+    const chunk = fanout.stateChunks.get({ snapshot, filterKey, start }, registry.clock.listening(), format);
+    yield chunk.bytes;
+    next = chunk.next;
+  }
+}
+
+/** @param start number of entries in the chunks before this one, selected or not */
+function formatChunk({ entries, liveness, position, at }: Snapshot, start: number, select: SelectEvent): StateChunk {
   const head = JSON.stringify({ type: 'registered', revision: position.revision, position: formatPosition(position) });
   const prefix = `event: registered\ndata: ${head.slice(0, -1)},"at":"`;
-  // Oldest first, so that subscribers build up the same order.
-  for (let i = snapshot.entries.length - 1; i >= 0; i--) {
-    const entry = snapshot.entries[i]!;
-    const { id, role, status, registeredAt, json } = entry;
+  let text = start === 0 ? formatControl('reset', position) : '';
+  let count = 0;
+  let next = start;
+  while (next < entries.length && text.length < CHUNK_SIZE) {
+    // Oldest first, so that subscribers build up the same order.
+    const entry = entries[entries.length - ++next]!;
+    const { id, role, status, registeredAt } = entry;
     if (!select({ id, role, status, before: {} })) continue;
-    // Not with `eventOf`, because many subscribers may request the state of a large fleet at the same time.
-    yield `${prefix}${registeredAt}","vm":${json}}\n\n`;
-    const liveness = snapshot.liveness.get(entry);
-    if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position, at }));
+    count++;
+    // Not with `eventOf`, because subscribers with different filters may request the state of a large fleet at the same time.
+    text += `${prefix}${registeredAt}","vm":${entry.json}}\n\n`;
+    const silence = liveness.get(entry);
+    if (silence) text += formatWithoutId(eventOf(silence, entry, { position, at }));
   }
-  yield formatControl('synced', position);
+  const isLast = next === entries.length && text.length < CHUNK_SIZE;
+  if (isLast) text += formatControl('synced', position);
+  return { bytes: Buffer.from(text), next: isLast ? undefined : next, isShareable: count > 1 || start > 0 || !isLast };
 }
 
 /** Formats the differences for a subscriber at an earlier position: one event per changed VM, and one per stale or suspect VM. */
-function* changedState(changes: readonly VmChange[], { snapshot, position, at }: CurrentState): Generator<string> {
+function* changedState(changes: readonly VmChange[], { entries, liveness, position, at }: Snapshot): Generator<string> {
   for (const { type, entry, occasion } of changes) yield formatWithoutId(eventOf(type, entry, occasion));
-  for (let i = snapshot.entries.length - 1; i >= 0; i--) {
-    const entry = snapshot.entries[i]!;
-    const liveness = snapshot.liveness.get(entry);
-    if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position, at }));
+  for (let i = entries.length - 1; i >= 0; i--) {
+    const entry = entries[i]!;
+    const silence = liveness.get(entry);
+    if (silence) yield formatWithoutId(eventOf(silence, entry, { position, at }));
   }
   yield formatControl('synced', position);
 }
@@ -216,7 +269,7 @@ function takeSnapshot(registry: Registry): Snapshot {
   const entries = registry.list({});
   const liveness = new Map<VmRecord, 'stale' | 'suspect'>();
   for (const entry of registry.silent()) liveness.set(entry, entry.isSuspect ? 'suspect' : 'stale');
-  return { entries, liveness };
+  return { entries, liveness, position: registry.positions.latest, at: registry.clock.now() };
 }
 
 /** Formats an event of an initial state. It has no id, because a subscriber can resume only after the complete state. */
@@ -246,8 +299,10 @@ class EventWriter {
   readonly #response: ServerResponse;
   readonly #limits: StreamLimits;
   readonly #scheduler: Scheduler;
-  /** Reserves memory for the chunk of the initial events that is being written. */
+  /** Reserves memory for {@link #chunk}. */
   readonly #reservation: Reservation;
+  /** The chunk of the initial events that is being written. Other subscribers may be reading it, too. */
+  #chunk: Buffer | undefined;
   readonly #backlog: Backlog;
   readonly #isExpired: () => boolean;
   #isEnded = false;
@@ -273,7 +328,7 @@ class EventWriter {
    * Writes chunks as fast as the client reads them; other requests run between two chunks. The first chunk is written
    * immediately, so that a stream that is opened during shutdown is not empty.
    */
-  writeChunks(chunks: Iterator<string>, then: () => void): void {
+  writeChunks(chunks: Iterator<string | Buffer>, then: () => void): void {
     if (this.#response.destroyed || !this.#mayContinue()) return;
     const { value, done } = chunks.next();
     if (done) {
@@ -281,8 +336,8 @@ class EventWriter {
       return;
     }
     const next = () => void this.#scheduler.run(() => this.writeChunks(chunks, then));
-    const bytes = Buffer.from(value);
-    this.#reservation.resize(bytes.length);
+    const bytes = typeof value === 'string' ? Buffer.from(value) : value;
+    this.#reserve(bytes);
     const isFlushed = this.#response.write(bytes);
     // A short chunk is the last one. Most initial states fit in one chunk and end here.
     if (value.length < CHUNK_SIZE) this.writeChunks(chunks, then);
@@ -290,9 +345,18 @@ class EventWriter {
     else this.#response.once('drain', next);
   }
 
+  #reserve(chunk: Buffer): void {
+    // Replaces the bytes that the stream has reserved for its first chunk.
+    this.#reservation.resize(0);
+    if (this.#chunk) this.#reservation.unshare(this.#chunk);
+    this.#reservation.share(chunk, chunk.length);
+    this.#chunk = chunk;
+  }
+
   /** Called when the client has received the initial events. From then on, it must keep up with new events. */
   follow(): void {
     this.#burst = this.#response.writableLength;
+    this.#chunk = undefined;
   }
 
   /** @returns false if the client has fallen behind */
@@ -412,12 +476,14 @@ function parseFilter(ctx: RequestContext): EventFilter {
 /** The position of this history after which the stream starts; `start` for the full state; undefined for new events only. */
 type Start = Position | 'start' | undefined;
 
-/**
- * Reads the start of the stream from `Last-Event-ID` or `since`. A position that may not belong to this history means `start`.
- */
-function parseStart(ctx: RequestContext): Start {
+/** The start of the stream, from `Last-Event-ID` or `since`. */
+function startText(ctx: RequestContext): string | undefined {
   const header = ctx.headers['last-event-id'];
-  const text = (Array.isArray(header) ? header[0] : header) || ctx.query('since').since;
+  return (Array.isArray(header) ? header[0] : header) || ctx.query('since').since;
+}
+
+/** A position that may not belong to this history means `start`. */
+function parseStart(ctx: RequestContext, text: string | undefined): Start {
   if (text === undefined) return undefined;
   return ctx.services.registry.positions.compare(text) === 'same' ? parsePosition(text) : 'start';
 }

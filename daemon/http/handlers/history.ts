@@ -6,8 +6,9 @@
 import { limitReached } from '../../../src/protocol/errors.ts';
 import { type HistoryItem, JOURNAL_LENGTH } from '../../../src/protocol/events.ts';
 import { COUNTS } from '../../limits.ts';
+import type { JournalItem } from '../../store/store.ts';
 import type { RequestContext, Result } from '../context.ts';
-import { pullStream, reserveFor } from '../streaming.ts';
+import { pullStream, reserveFor } from '../response/streaming.ts';
 
 /** Number of changes in a response without `limit`. */
 const DEFAULT_LIMIT = 100;
@@ -51,7 +52,7 @@ async function readPage(ctx: RequestContext, rest: number, before: number | unde
   const visible = visibleItems(items, ctx.readFilter?.role !== undefined);
   const isLast = items.length < PAGE_SIZE || rest === PAGE_SIZE || visible.isCut;
   return {
-    text: JSON.stringify(visible.items).slice(1, -1),
+    text: JSON.stringify(visible.items.map(toHistoryItem)).slice(1, -1),
     count: visible.items.length,
     end: isLast ? undefined : items.at(-1)!.revision,
   };
@@ -62,12 +63,17 @@ async function readPage(ctx: RequestContext, rest: number, before: number | unde
  * id. It sees the registration, but not a change that moved the VM into the role, because that change contains the old role.
  * @param items newest first
  */
-function visibleItems(items: readonly HistoryItem[], isRestrictedToRole: boolean) {
+function visibleItems(items: readonly JournalItem[], isRestrictedToRole: boolean) {
   const came = isRestrictedToRole
     ? items.findIndex(({ type, changes }) => type === 'registered' || changes.role !== undefined)
     : -1;
   if (came < 0) return { items, isCut: false };
   return { items: items.slice(0, items[came]!.type === 'registered' ? came + 1 : came), isCut: true };
+}
+
+/** Omits a revision of another store, which means nothing here. */
+function toHistoryItem({ revision, ...item }: JournalItem): HistoryItem {
+  return revision < 0 ? item : { revision, ...item };
 }
 
 /** @param start an array from which the first page is removed, so that it is not retained while the other pages are sent */

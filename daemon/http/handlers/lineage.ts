@@ -4,7 +4,7 @@ import type { ReefConfig } from '../../../src/protocol/vm.ts';
 import { notFound, permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { jsonResult, type RequestContext, type Result } from '../context.ts';
-import { isVregClient } from '../response.ts';
+import { isVregClient } from '../response/response.ts';
 
 export function children(ctx: RequestContext): Result {
   ctx.assertReadable(ctx.id);

@@ -5,7 +5,7 @@ import { differentParents } from '../../../src/protocol/vm.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
-import { formatCursor, type Place, parseCursor } from '../cursor.ts';
+import { formatCursor, type Place, parseCursor } from '../request/cursor.ts';
 
 interface Query {
   role: string | undefined;

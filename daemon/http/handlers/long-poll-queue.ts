@@ -39,6 +39,11 @@ export class LongPollQueue {
     this.#scheduler = scheduler;
   }
 
+  /** Number of long polls in the queue. */
+  get count(): number {
+    return [...this.#groups.values()].reduce((sum, { polls }) => sum + polls.size, 0);
+  }
+
   /**
    * @param key identifies the query and the read filter
    * @param finish called once, when at least `min` VMs are found or the poll has expired

@@ -8,6 +8,8 @@ import {
   type Tokens,
   type Whoami,
 } from '../../../src/protocol/token.ts';
+import { assertActive } from '../../access/authenticator.ts';
+import type { Principal } from '../../access/principal.ts';
 import { noSuchToken } from '../../access/tokens.ts';
 import { jsonResult, type RequestContext, type Result } from '../context.ts';
 
@@ -32,6 +34,8 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
       },
     );
   }
+  await ctx.services.registry.catchUp();
+  assertActive(principal);
   const token: NewToken = await authenticator.tokens.create(request, principal.name);
   if (isFirst) authenticator.close();
   ctx.position = ctx.services.registry.positions.current;
@@ -40,6 +44,7 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
 
 export async function revokeToken(ctx: RequestContext): Promise<Result> {
   const { name = '' } = ctx.params;
+  await catchUp(ctx);
   const names = await ctx.services.authenticator.tokens.revoke(name, ctx.principal.name);
   if (names.length === 0) throw noSuchToken(maskTokens(name));
   return revoked(ctx, names);
@@ -56,20 +61,31 @@ export async function revokeEnrolledBy(ctx: RequestContext): Promise<Result> {
   }
   const { tokens } = ctx.services.authenticator;
   ctx.subject = { token: enrolledBy };
+  await catchUp(ctx);
   return revoked(ctx, await tokens.revokeEnrolledBy(enrolledBy, ctx.principal.name));
 }
 
-export function whoami({ principal: { name, scope, restriction, token } }: RequestContext): Result {
+/** Waits for tokens that another replica has created. A revocation takes effect here even if the store does not respond. */
+async function catchUp({ services, principal }: RequestContext): Promise<void> {
+  await services.registry.catchUp()?.catch(() => {});
+  assertActive(principal);
+}
+
+export function whoami({ principal }: RequestContext): Result {
+  return jsonResult(identityOf(principal));
+}
+
+/** The identity of a principal as clients get it. `expiresAt` is the expiry of its token. */
+export function identityOf({ name, scope, restriction, token }: Principal): Whoami {
   const { vm, role } = restriction ?? {};
   const expiresAt = token?.info.expiresAt;
-  const identity: Whoami = {
+  return {
     name,
     scope,
     ...(vm === undefined ? {} : { vm }),
     ...(role === undefined ? {} : { role }),
     ...(expiresAt === undefined ? {} : { expiresAt }),
   };
-  return jsonResult(identity);
 }
 
 function revoked(ctx: RequestContext, names: string[]): Result {

@@ -5,14 +5,17 @@ import { type AgentHeartbeat, parseHeartbeat } from '../../../src/protocol/heart
 import { formatPosition } from '../../../src/protocol/position.ts';
 import { mayDo } from '../../../src/protocol/token.ts';
 import { assertUnsplittable, parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
-import type { Principal } from '../../access/authenticator.ts';
 import { enrol } from '../../access/enrol.ts';
+import type { Principal } from '../../access/principal.ts';
 import { explain } from '../../registry/explain.ts';
 import type { Proof } from '../../registry/identity.ts';
 import { assertMayHeartbeat, permitsHeartbeat } from '../../registry/preconditions.ts';
 import { withFields } from '../../registry/vm-record.ts';
+import { assertPrincipalActive } from '../auth.ts';
 import { jsonResult, type RequestContext, type Result } from '../context.ts';
 
+/** Attempts to record a heartbeat while other replicas receive heartbeats of the same VM. */
+const MAX_CLAIMS = 5;
 /** Number of characters to which an agent's address is truncated: the maximum length of a host name (RFC 1035, 2.3.4). */
 const MAX_ADDRESS = 255;
 
@@ -43,6 +46,7 @@ export function readVm(ctx: RequestContext): Result {
 export async function replaceVm(ctx: RequestContext): Promise<Result> {
   const registration = parseRegistration(ctx.body, ctx.id);
   const { registry } = ctx.services;
+  await registry.awaitVm(ctx.id);
   if (!registry.has(ctx.id)) assertMayChoose(ctx.principal, ctx.id);
   const { entry, created } = await registry.replace(registration, ctx.write());
   return ctx.entry(entry, created ? 201 : 200);
@@ -50,6 +54,7 @@ export async function replaceVm(ctx: RequestContext): Promise<Result> {
 
 export async function updateVm(ctx: RequestContext): Promise<Result> {
   const { registry } = ctx.services;
+  await registry.awaitVm(ctx.id);
   // As in the original registry (vers-agent-services), an unknown VM is 404 even if the body is invalid.
   registry.get(ctx.id);
   const update = parseUpdate(ctx.body, ctx.id);
@@ -71,16 +76,40 @@ export function explainVm(ctx: RequestContext): Result {
   return jsonResult(explain(registry, registry.get(ctx.id)) satisfies Why);
 }
 
-export function heartbeat(ctx: RequestContext): Result {
+export function heartbeat(ctx: RequestContext): Result | Promise<Result> {
   const proof = readProof(ctx);
   if (proof?.replace && proof.next !== undefined) {
     assertMayReplace(ctx.principal);
     // A takeover by another incarnation is a change, so the audit log names the VM.
     ctx.subject = { vm: ctx.id };
   }
+  const ready = ctx.services.registry.prepareHeartbeat(ctx.id, proof);
+  return ready ? recordWhenReady(ctx, proof, ready) : recordHeartbeat(ctx, proof);
+}
+
+/** Records a heartbeat when this replica can judge it. If another replica accepts one of the same VM meanwhile, judges again. */
+async function recordWhenReady(
+  ctx: RequestContext,
+  proof: Proof | undefined,
+  ready: Promise<boolean>,
+): Promise<Result> {
+  const { registry } = ctx.services;
+  let isCurrent = await ready;
+  for (let attempt = 1; ; attempt++) {
+    assertPrincipalActive(ctx);
+    const result = recordHeartbeat(ctx, proof, isCurrent);
+    if (proof?.next === undefined || (await registry.claimIdentity(ctx.id))) return result;
+    if (attempt === MAX_CLAIMS)
+      throw new VregError('BUSY', 'too many replicas receive heartbeats of this VM', { retryAfter: 1 });
+    isCurrent = (await registry.prepareHeartbeat(ctx.id, proof)) ?? isCurrent;
+  }
+}
+
+/** @param isCurrent as for {@link Registry.compareHistory} */
+function recordHeartbeat(ctx: RequestContext, proof: Proof | undefined, isCurrent?: boolean): Result {
   const { registry } = ctx.services;
   const entry = registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
-  const history = proof && registry.compareHistory(ctx.id, proof);
+  const history = proof && registry.compareHistory(ctx.id, proof, isCurrent);
   return { status: 200, body: history ? withFields(entry.heartbeatJson, history) : entry.heartbeatJson };
 }
 
@@ -123,6 +152,8 @@ export async function heartbeats({ services, body, principal }: RequestContext):
   const { registry, scheduler } = services;
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
+  const unknownHere = [...ids].find((id) => !registry.has(id));
+  if (unknownHere !== undefined) await registry.awaitVm(unknownHere);
   // Check all VMs first, so that a refused request has no effect.
   for (const id of ids) {
     if (registry.has(id)) assertMayHeartbeat(principal.restriction, registry.get(id));

@@ -11,6 +11,7 @@ import type { Role, Vm } from '../../../src/protocol/vm.ts';
 import { anAuthenticator } from '../../helpers/access.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { call, errorOf } from '../../helpers/http.ts';
+import { reopen } from '../../helpers/test-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 async function guarded(t: TestContext) {
@@ -88,14 +89,15 @@ test('a token for a VM and a role moves its VM into that role, behind the VMs th
   assert.deepEqual(await ids('/registry/vms'), ['w', 'i', 'x']);
   assert.deepEqual(await ids('/registry/vms?role=infra'), ['w', 'i']);
   assert.ok(app.registry.get('w').vm.registeredAt > before);
-  const restarted = new Registry({ store: app.store, clock: app.clock, staleAfter: 300_000 }, app.store.contents());
+  assert.equal((await move('w', 'worker', token)).status, 403, 'out of its role');
+  assert.equal((await move('w', 'infra', token)).status, 200);
+  assert.deepEqual(await ids('/registry/discover/infra'), ['i', 'w'], 'a repetition keeps the place');
+  const store = await reopen(app.store);
+  const restarted = new Registry({ store, clock: app.clock, staleAfter: 300_000 }, store.contents());
   assert.deepEqual(
     restarted.list({}).map(({ vm }) => vm.id),
     ['w', 'i', 'x'],
   );
-  assert.equal((await move('w', 'worker', token)).status, 403, 'out of its role');
-  assert.equal((await move('w', 'infra', token)).status, 200);
-  assert.deepEqual(await ids('/registry/discover/infra'), ['i', 'w'], 'a repetition keeps the place');
 });
 
 test('an unrestricted token can change a role, and the VM keeps its place in lists', async (t) => {
@@ -181,7 +183,7 @@ for (const [how, restriction] of [
     ];
     assert.deepEqual(await attempts(), [200, 200, 200, 403, 403, 403, 403]);
     await app.registry.saveHeartbeats();
-    const { authenticator } = anAuthenticator({ store: app.store });
+    const { authenticator } = anAuthenticator({ store: await reopen(app.store) });
     const { restriction: own } = authenticator.authenticate({
       authorization: `Bearer ${token}`,
       address: '',
@@ -273,6 +275,7 @@ for (const limit of [{ role: 'worker' }, { role: 'worker', vm: 'm' }] as const) 
   test(`a read token for ${name} sees a VM enter and leave the role without its values outside`, async (t) => {
     const { app, ask, create } = await guarded(t);
     const token = await create({ scope: 'read', ...limit });
+    await app.registry.catchUp();
     const since = formatPosition(app.registry.positions.latest);
     const all = await readText(t, `${app.url}/registry/events?heartbeats=true`, 'root');
     const seen = await readText(t, `${app.url}/registry/events?heartbeats=true`, token);
@@ -408,7 +411,8 @@ test('a VM that is moved to the end of lists keeps its incarnation across a rest
   app.registry.heartbeat('w', { incarnation: 'one', next: `1.${'a'.repeat(32)}` });
   await move('w', 'infra', await create({ scope: 'write', vm: 'w', role: 'infra' }));
   await app.registry.saveHeartbeats();
-  const restarted = new Registry({ store: app.store, clock: app.clock, staleAfter: 300_000 }, app.store.contents());
+  const store = await reopen(app.store);
+  const restarted = new Registry({ store, clock: app.clock, staleAfter: 300_000 }, store.contents());
   assert.throws(
     () => restarted.heartbeat('w', { incarnation: 'two', next: `9.${'b'.repeat(32)}`, address: '192.0.2.66' }),
     /still sending|another|incarnation/,

@@ -48,6 +48,8 @@ async function guarded(t: TestContext, { store }: { store?: MemoryStore } = {}):
 /** The scopes that each route accepts, independent of the table of routes, so that a mistake there fails here. */
 const MAY: Readonly<Record<string, readonly string[]>> = {
   'GET /health': ['', ...SCOPES],
+  'GET /livez': ['', ...SCOPES],
+  'GET /readyz': ['', ...SCOPES],
   'GET /registry/whoami': SCOPES,
   'POST /registry/vms': ['register', 'write', 'admin', 'enrol'],
   'GET /registry/vms': ['read', 'heartbeat', 'register', 'write', 'admin'],
@@ -67,6 +69,19 @@ const MAY: Readonly<Record<string, readonly string[]>> = {
   'DELETE /registry/conflicts': ['write', 'admin'],
   'GET /registry/discover/:role': ['read', 'heartbeat', 'register', 'write', 'admin'],
   'GET /registry/events': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/recent': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/activity': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/replicas': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'POST /auth/magic-link': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /': ['', ...SCOPES],
+  'GET /ui': ['', ...SCOPES],
+  'GET /ui/': ['', ...SCOPES],
+  'GET /ui/login': ['', ...SCOPES],
+  'GET /ui/:file': ['', ...SCOPES],
+  'POST /ui/login': ['', ...SCOPES],
+  'GET /ui/session': ['', ...SCOPES],
+  'DELETE /ui/session': ['', ...SCOPES],
+  'GET /openapi.json': SCOPES,
   'GET /metrics': ['read', 'heartbeat', 'register', 'write', 'admin'],
   'GET /registry/backup': ['admin'],
   'POST /registry/import': ['admin'],
@@ -88,7 +103,8 @@ for (const route of ROUTES) {
     const path = route.path.replace(':id', 'nobody').replace(':role', 'infra').replace(':name', 'nobody');
     for (const scope of ['', ...SCOPES]) {
       const token = scope === '' ? undefined : await create({ name: scope, scope: scope as (typeof SCOPES)[number] });
-      const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
+      const accept: Record<string, string> = route.prefersHtml ? { accept: 'text/html' } : {};
+      const headers = token === undefined ? accept : { ...accept, authorization: `Bearer ${token}` };
       // Only authorization is tested here, so no request has a valid body.
       for (const method of route.method === 'GET' ? ['HEAD', 'GET'] : [route.method]) {
         const answer = await fetch(url + path, { method, headers });
@@ -643,13 +659,13 @@ test('a VM that is being removed cannot register again with its own token', asyn
 });
 
 test('a token restricted to a role reads the history of a VM since it took that role', async (t) => {
-  const { ask, create, register } = await guarded(t);
+  const { app, ask, create, register } = await guarded(t);
   const token = await create({ name: 'workers', scope: 'read', role: 'worker' });
   const past = async () => {
     const { status, body } = await ask('GET', '/registry/vms/w/history', { token });
     assert.equal(status, 200, JSON.stringify(body));
     const { history } = body as History;
-    return history.map(({ type, revision }) => `${type} ${revision}`);
+    return history.map(({ type, revision }) => `${type} ${app.store.changeOf(revision!)}`);
   };
   await register({ id: 'w', role: 'infra' });
   await ask('PATCH', '/registry/vms/w', { body: { name: 'secret' } });

@@ -10,7 +10,9 @@ import { pino } from 'pino';
 import { buildApp } from '../../../daemon/http/app.ts';
 import { listen } from '../../../daemon/http/server/listen.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
+import { MonitoredStore } from '../../../daemon/store/monitored-store.ts';
 import type { Change } from '../../../daemon/store/store.ts';
+import type { Position } from '../../../src/protocol/position.ts';
 import { accessTo, serveApp } from '../../helpers/app.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { Connection } from '../../helpers/connection.ts';
@@ -30,7 +32,7 @@ class SlowStore extends MemoryStore {
   readonly #gate = once(this.#events, 'go');
   readonly reached = once(this.#events, 'commit');
 
-  override async commit(change: Change): Promise<void> {
+  override async commit(change: Change): Promise<Position> {
     this.#events.emit('commit');
     await this.#gate;
     return super.commit(change);
@@ -45,6 +47,7 @@ async function listening(t: TestContext, store: MemoryStore, { requestTimeout = 
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());
   const app = buildApp({
     registry,
+    store: new MonitoredStore(store),
     authenticator: accessTo(registry, store),
     version: '0.0.0',
     log: pino({ level: 'silent' }),

@@ -21,10 +21,11 @@ async function ask({ url }: ServedApp, route: Route, query: string, headers: Rec
   const id = route.method === 'POST' ? 'vm-2' : 'vm-1';
   const body = ['PUT', 'PATCH', 'POST'].includes(route.method) ? JSON.stringify(aVm({ id, role: 'worker' })) : null;
   const type: Record<string, string> = body === null ? {} : { 'content-type': 'application/json' };
+  const accept: Record<string, string> = route.prefersHtml ? { accept: 'text/html' } : {};
   const answer = await fetch(`${url}${pathOf(route)}?${query}`, {
     method: route.method,
     body,
-    headers: { ...type, ...headers },
+    headers: { ...type, ...accept, ...headers },
   });
   const isJson = answer.headers.get('content-type')?.startsWith('application/json');
   const json = isJson ? ((await answer.json()) as { error?: string; code?: string; field?: string }) : {};
@@ -45,7 +46,7 @@ const linesOf = ({ logged }: ServedApp) =>
 for (const route of ROUTES) {
   test(`${nameOf(route)} refuses an unknown parameter of a vreg client and names those that it knows`, async (t) => {
     const app = await served(t);
-    const before = app.registry.revision;
+    const before = app.store.changes;
     for (const query of [
       'parnetId=vm-1',
       'parnetId=',
@@ -57,7 +58,7 @@ for (const route of ROUTES) {
       const known = route.query.length > 0 ? `one of ${route.query.join(', ')}` : `${nameOf(route)} has none`;
       assert.equal(error, `unknown query parameter "parnetId" (${known})`);
     }
-    assert.equal(app.registry.revision, before);
+    assert.equal(app.store.changes, before);
     assert.equal(await counted(app), 0);
   });
 

@@ -139,7 +139,7 @@ test('a heartbeat without identity fields is a plain one', async (t) => {
 });
 
 test('every response to a vreg client has the id of the registry, and its position unless it is a plain heartbeat', async (t) => {
-  const { url, store } = await serveApp(t);
+  const { url, store, registry } = await serveApp(t);
   const facts = async (method: string, path: string, body?: object) => {
     const { headers } = await fetch(url + path, {
       method,
@@ -148,10 +148,10 @@ test('every response to a vreg client has the id of the registry, and its positi
     });
     return [headers.get('x-vreg-registry-id'), headers.get('x-vreg-position')];
   };
-  assert.deepEqual(await facts('GET', '/health'), ['memory', null]);
-  assert.deepEqual(await facts('POST', '/registry/vms', aVm({ id: 'vm-1' })), ['memory', store.positionAt(1)]);
-  assert.deepEqual(await facts('POST', HEARTBEAT), ['memory', null]);
-  assert.deepEqual(await facts('GET', '/nowhere'), ['memory', store.positionAt(1)]);
+  assert.deepEqual(await facts('GET', '/health'), [registry.id, null]);
+  assert.deepEqual(await facts('POST', '/registry/vms', aVm({ id: 'vm-1' })), [registry.id, store.positionAt(1)]);
+  assert.deepEqual(await facts('POST', HEARTBEAT), [registry.id, null]);
+  assert.deepEqual(await facts('GET', '/nowhere'), [registry.id, store.positionAt(1)]);
 });
 
 test('an entry shows its parent, PATCH with parentId never changes it, and parentVmId is another name for it', async (t) => {

@@ -10,6 +10,7 @@ import { listen } from '../../../../daemon/http/server/listen.ts';
 import { Scheduler } from '../../../../daemon/limits.ts';
 import type { EventSubscriber } from '../../../../daemon/registry/events.ts';
 import { Registry } from '../../../../daemon/registry/registry.ts';
+import { MonitoredStore } from '../../../../daemon/store/monitored-store.ts';
 import type { VmList } from '../../../../src/protocol/api.ts';
 import { accessTo, type ServedApp, serveApp } from '../../../helpers/app.ts';
 import { FakeClock } from '../../../helpers/clock.ts';
@@ -126,6 +127,7 @@ test('when the daemon stops, long polls respond and streams end, even those that
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: LEASE }, store.contents());
   const app = buildApp({
     registry,
+    store: new MonitoredStore(store),
     authenticator: accessTo(registry, store),
     version: '0.0.0',
     log: pino({ level: 'silent' }),

@@ -7,7 +7,6 @@ import test, { type TestContext } from 'node:test';
 import { createBudgets } from '../../../../daemon/limits.ts';
 import { VregError } from '../../../../src/protocol/errors.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
-import { parsePosition } from '../../../../src/protocol/position.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { call } from '../../../helpers/http.ts';
 import { readEvents } from '../../../helpers/stream.ts';
@@ -18,15 +17,18 @@ const LEASE = 300_000;
 /** Close to the maximum size of an entry. A few of these fill the socket buffers of any kernel. */
 const LARGE = { blob: 'x'.repeat(900_000) };
 
-async function open(socket: Socket, path: string, times = 1): Promise<Socket> {
+async function open(t: TestContext, socket: Socket, path: string, times = 1): Promise<Socket> {
   socket.on('error', () => {});
+  // An open connection of a test that failed would keep the process running.
+  t.after(() => socket.destroy());
   await once(socket, 'connect');
   socket.write(`GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`.repeat(times));
   return socket;
 }
 
-function revisionOf(position: string | undefined): number | undefined {
-  return parsePosition(position ?? '')?.revision;
+/** The tag of a position. */
+function tagOf(position: string): string {
+  return position.split('-')[1]!;
 }
 
 test('every change and every liveness change is sent in order, with its position as id', async (t) => {
@@ -46,7 +48,7 @@ test('every change and every liveness change is sent in order, with its position
   await call(url, 'DELETE', '/registry/vms/vm-1');
   await reader.seen('deregistered');
   assert.deepEqual(
-    reader.told.map(({ id, event }) => [event.type, id, 'revision' in event && event.revision]),
+    reader.told.map(({ id, event }) => [event.type, id, 'revision' in event && store.changeOf(event.revision)]),
     [
       ['synced', store.positionAt(0), 0],
       ['registered', store.positionAt(1), 1],
@@ -70,7 +72,7 @@ test('every change and every liveness change is sent in order, with its position
 });
 
 test('a change that revives a VM is sent before the revived event, so that a client that disconnects between them misses nothing', async (t) => {
-  const { url, clock, registry } = await serveApp(t);
+  const { url, clock, registry, store } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   const reader = await readEvents(t, url);
   clock.pass(LEASE + 1);
@@ -78,7 +80,7 @@ test('a change that revives a VM is sent before the revived event, so that a cli
   await call(url, 'PUT', '/registry/vms/vm-1', { body: aVm({ name: 'two' }) });
   await reader.seen('revived');
   assert.deepEqual(
-    reader.told.map(({ id, event }) => `${event.type} ${revisionOf(id)}`),
+    reader.told.map(({ id, event }) => `${event.type} ${store.changeOf(id ?? '')}`),
     ['synced 1', 'stale 1', 'updated 2', 'revived 2'],
   );
 });
@@ -110,7 +112,7 @@ test('a change that the store refuses is not sent, and the next change gets its 
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) });
   await reader.seen('registered');
   assert.deepEqual(
-    reader.told.map(({ id, event }) => `${event.type} ${revisionOf(id)}`),
+    reader.told.map(({ id, event }) => `${event.type} ${store.changeOf(id ?? '')}`),
     ['synced 0', 'registered 1'],
   );
 });
@@ -144,9 +146,9 @@ test('a bare revision, a position of another history and start get reset, the fu
   for (const id of ['a', 'b', 'c', 'd']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'new' } });
   const foreign = [
-    '2-0123456789abcdef',
-    store.positionAt(2).replace('2-', '3-'),
-    store.positionAt(5).replace('5-', '6-'),
+    `${store.revisionAt(2)}-0123456789abcdef`,
+    `${store.revisionAt(3)}-${tagOf(store.positionAt(2))}`,
+    `${store.revisionAt(5) + 1}-${tagOf(store.positionAt(5))}`,
   ];
   for (const since of ['0', '4', '6', '999999999999999', 'start', ...foreign]) {
     const reader = await readEvents(t, url, `/registry/events?since=${since}`);
@@ -162,7 +164,10 @@ test('a bare revision, a position of another history and start get reset, the fu
       since,
     );
     const first = reader.told[1]?.event as VmEvent;
-    assert.deepEqual([first.vm.id, first.vm.name, first.revision, first.at], ['a', 'new', 5, first.vm.registeredAt]);
+    assert.deepEqual(
+      [first.vm.id, first.vm.name, first.revision, first.at],
+      ['a', 'new', store.revisionAt(5), first.vm.registeredAt],
+    );
   }
   const kept = await readEvents(t, url, `/registry/events?since=${store.positionAt(3)}`);
   await kept.seen('synced');
@@ -196,7 +201,7 @@ test('a position that the event log does not reach back to gets one event per ch
   assert.deepEqual(reader.lines(), CAUGHT_UP);
   assert.deepEqual(
     reader.told.map(({ id }) => id),
-    [...CAUGHT_UP.slice(1).map(() => undefined), store.positionAt(registry.revision)],
+    [...CAUGHT_UP.slice(1).map(() => undefined), store.positionAt(store.changes)],
     'only the last event has an id, because a client cannot resume inside the state',
   );
   const [updated, removed, , registered] = reader.told.map(({ event }) => event as VmEvent);
@@ -386,7 +391,7 @@ test('a subscriber that does not read gets lagged and is disconnected, and no wr
   const { url, at, registry, logged } = await serveApp(t, {
     streams: { maxBacklog: 100_000, lagGrace: 300, keepAlive: 5 },
   });
-  const stalled = await open(connect(at), '/registry/events');
+  const stalled = await open(t, connect(at), '/registry/events');
   await once(stalled, 'data');
   stalled.pause();
   const fine = await readEvents(t, url, '/registry/events?id=none');
@@ -413,8 +418,7 @@ test('slow subscribers that together exhaust their budget are evicted, and other
   const reader = await readEvents(t, url, '/registry/events?role=worker');
   // Different filters, so that the two share no buffers.
   for (const query of ['status=running', 'id=vm-1']) {
-    const stalled = await open(connect(at), `/registry/events?${query}`);
-    t.after(() => stalled.destroy());
+    const stalled = await open(t, connect(at), `/registry/events?${query}`);
     await once(stalled, 'data');
     stalled.pause();
   }
@@ -436,9 +440,9 @@ test('slow subscribers that together exhaust their budget are evicted, and other
 });
 
 test('a subscriber that fell behind receives lagged as its last event, and can resume where it was', async (t) => {
-  const { url, at, registry } = await serveApp(t, { streams: { maxBacklog: 100_000, lagGrace: 60_000 } });
+  const { url, at, registry, store } = await serveApp(t, { streams: { maxBacklog: 100_000, lagGrace: 60_000 } });
   await call(url, 'POST', '/registry/vms', { body: aVm({ metadata: LARGE }) });
-  const slow = await open(connect(at), '/registry/events');
+  const slow = await open(t, connect(at), '/registry/events');
   let text = '';
   slow.setEncoding('utf8');
   text += (await once(slow, 'data')) as unknown as string;
@@ -447,7 +451,7 @@ test('a subscriber that fell behind receives lagged as its last event, and can r
   slow.on('data', (chunk: string) => (text += chunk)).resume();
   await until('the last event', () => text.includes('event: lagged'));
   const ids = [...text.matchAll(/^id: (.+)$/gm)].map(([, id]) => id!);
-  const received = ids.map(revisionOf);
+  const received = ids.map((id) => store.changeOf(id));
   assert.deepEqual(
     received,
     received.map((_, i) => i + 1),
@@ -466,7 +470,7 @@ test('a full state that is larger than the backlog limit does not count as lag',
   for (let i = 0; i < 16; i++)
     await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata: LARGE }) });
   for (const since of ['start', '1']) {
-    const slow = await open(connect(at), `/registry/events?since=${since}`);
+    const slow = await open(t, connect(at), `/registry/events?since=${since}`);
     let text = '';
     slow.setEncoding('utf8');
     text += (await once(slow, 'data')) as unknown as string;
@@ -482,7 +486,7 @@ test('a full state that is larger than the backlog limit does not count as lag',
 test('a closed stream leaves no subscription, and a pipelined request behind a stream does not subscribe', async (t) => {
   const { url, at, registry } = await serveApp(t, { streams: { keepAlive: 5 } });
   const reader = await readEvents(t, url);
-  const pipelined = await open(connect(at), '/registry/events', 4);
+  const pipelined = await open(t, connect(at), '/registry/events', 4);
   await until('both subscriptions', () => registry.events.subscriberCount === 2);
   // This request would come after the other three on their connection, if they had begun.
   await reader.seen('synced');
@@ -529,7 +533,7 @@ test('with authentication a stream needs a token, and events name the token that
 });
 
 /** A stream whose client reads nothing yet, and the daemon's side of its connection. */
-async function startedStream(t: Parameters<typeof serveApp>[0], keptEvents: number) {
+async function startedStream(t: TestContext, keptEvents: number) {
   const app = await serveApp(t, { keptEvents });
   // More than the kernel buffers for a client that does not read.
   const metadata = { pad: 'x'.repeat(1_000_000) };

@@ -244,12 +244,12 @@ test('an import is one commit: if the store fails, nothing is registered, and th
   app.store.failure = new VregError('STORE_FULL', 'the disk is full');
   const answer = await post(app.url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   assert.deepEqual([answer.status, errorOf(answer)], [507, 'the disk is full']);
-  assert.deepEqual([await idsOf(app.url), app.registry.revision], [[], 0]);
+  assert.deepEqual([await idsOf(app.url), app.store.changes], [[], 0]);
   app.store.failure = undefined;
   assert.equal((await post(app.url, [aVm({ id: 'a' }), aVm({ id: 'b' })])).status, 200);
-  assert.deepEqual([await idsOf(app.url), app.registry.revision], [['b', 'a'], 2]);
+  assert.deepEqual([await idsOf(app.url), app.store.changes], [['b', 'a'], 2]);
   await app.registry.register(aVm({ id: 'c' }));
-  assert.equal(app.registry.revision, 3);
+  assert.equal(app.store.changes, 3);
 });
 
 test('other changes wait for an import, which waits for the changes before it', async (t) => {
@@ -361,7 +361,7 @@ for (const [name, body, message] of BODIES) {
     const answer = await post(app.url, text);
     assert.deepEqual([answer.status, (answer.body as { field: string }).field], [400, 'body'], errorOf(answer));
     assert.match(errorOf(answer), message);
-    assert.equal(app.store.revision, 0);
+    assert.equal(app.store.changes, 0);
   });
 }
 

@@ -15,7 +15,7 @@ const register = (url: string, body: object) => call(url, 'POST', '/registry/vms
 const fieldOf = (answer: { body: unknown }) => (answer.body as { field?: string }).field;
 
 test('an entry that was written with parentVmId shows the parent under both names, any other one only as parentId', async (t) => {
-  const { url, registry } = await serveApp(t);
+  const { url, store } = await serveApp(t);
   const parents = ({ body }: { body: unknown }) => {
     const { parentId, parentVmId } = body as Vm;
     return [parentId, parentVmId];
@@ -26,9 +26,9 @@ test('an entry that was written with parentVmId shows the parent under both name
     assert.deepEqual(parents(await call(url, 'PATCH', VM, { body: { name: 'x', parentVmId } })), ['p', 'p']);
   assert.deepEqual(parents(await call(url, 'PUT', VM, { body: aVm({ parentId: 'p' }) })), ['p', undefined]);
   assert.deepEqual(parents(await call(url, 'PUT', VM, { body: aVm({ parentVmId: 'q' }) })), ['q', 'q']);
-  const { revision } = registry;
+  const { changes } = store;
   assert.deepEqual(parents(await call(url, 'PUT', VM, { body: aVm({ parentId: 'q', parentVmId: 'q' }) })), ['q', 'q']);
-  assert.equal(registry.revision, revision);
+  assert.equal(store.changes, changes);
   assert.deepEqual(parents(await call(url, 'PUT', VM, { body: aVm() })), [undefined, undefined]);
   for (const [id, body, expected] of [
     ['a', { parentId: null, parentVmId: 'p' }, ['p', 'p']],
@@ -41,7 +41,7 @@ test('an entry that was written with parentVmId shows the parent under both name
 });
 
 test('two different parents are 400 and change nothing', async (t) => {
-  const { url, registry } = await serveApp(t);
+  const { url, store } = await serveApp(t);
   const body = { ...aVm(), parentId: 'p', parentVmId: 'q' };
   for (const answer of [await register(url, body), await call(url, 'PUT', VM, { body })]) {
     assert.deepEqual([answer.status, fieldOf(answer)], [400, 'parentVmId']);
@@ -51,7 +51,7 @@ test('two different parents are 400 and change nothing', async (t) => {
     const answer = await register(url, { parentVmId, parentId: parentVmId === 'vm-1' ? undefined : 'p' });
     assert.deepEqual([answer.status, fieldOf(answer)], [400, 'parentVmId'], String(parentVmId));
   }
-  assert.equal(registry.revision, 0);
+  assert.equal(store.changes, 0);
 });
 
 test('reefConfig is stored on POST, PUT and PATCH, replaced as a whole, and removed by null', async (t) => {
@@ -74,7 +74,7 @@ test('reefConfig is stored on POST, PUT and PATCH, replaced as a whole, and remo
 });
 
 test('a reefConfig that is malformed or larger than 64 KiB is 400 and named', async (t) => {
-  const { url, registry } = await serveApp(t);
+  const { url, store } = await serveApp(t);
   await register(url, {});
   const refused: readonly [value: unknown, field: string][] = [
     ['x', 'reefConfig'],
@@ -106,7 +106,7 @@ test('a reefConfig that is malformed or larger than 64 KiB is 400 and named', as
   const tooLarge = await call(url, 'PATCH', VM, { body: { reefConfig: sized(even + 2) } });
   assert.deepEqual([tooLarge.status, fieldOf(tooLarge)], [400, 'reefConfig']);
   assert.match(errorOf(tooLarge), /limit 65536/);
-  assert.equal(registry.revision, 2);
+  assert.equal(store.changes, 2);
 });
 
 test('PATCH with parentVmId changes the parent, and PATCH with parentId does not', async (t) => {

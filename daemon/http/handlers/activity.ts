@@ -1,0 +1,11 @@
+/** `GET /registry/activity`: the last hour of the fleet. */
+import { VregError } from '../../../src/protocol/errors.ts';
+import { jsonResult, type RequestContext, type Result } from '../context.ts';
+
+/** @throws VregError FORBIDDEN for a restricted token, because the activity counts all VMs */
+export function readActivity({ services, readFilter }: RequestContext): Result {
+  if (!readFilter) return jsonResult(services.activity.activity);
+  throw new VregError('FORBIDDEN', 'a restricted token cannot read the activity of the entire fleet', {
+    hint: 'create a token without --vm or --role: vreg token create NAME --scope read',
+  });
+}

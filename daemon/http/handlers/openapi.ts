@@ -1,0 +1,10 @@
+/** `GET /openapi.json`: the routes that the token may use. */
+import type { RequestContext, Result } from '../context.ts';
+import { includesTag } from '../response/list-tags.ts';
+
+export function openApi({ services, principal, headers, readFilter }: RequestContext): Result {
+  const { json, etag } = services.openApi.of(principal.scope, readFilter !== undefined);
+  const known = headers['if-none-match'];
+  if (known !== undefined && includesTag(known, `W/"${etag}"`)) return { status: 304, body: '', etag };
+  return { status: 200, body: json, etag };
+}
