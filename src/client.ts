@@ -16,7 +16,10 @@ import {
   type ImportOutcome,
   INCLUDE_LIVENESS,
   type ListQuery,
+  type MagicLink,
   PATHS,
+  type ReplicaInfo,
+  type ReplicaList,
   type VmList,
   type VmWithLiveness,
   type Why,
@@ -24,6 +27,7 @@ import {
 import { VregError } from './protocol/errors.ts';
 import type { History, HistoryItem } from './protocol/events.ts';
 import type { AgentHeartbeat, Cleared, Conflicts, HistoryAnswer } from './protocol/heartbeat.ts';
+import { type ProbeCheck, parseChecks } from './protocol/probe.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Tokens, Whoami } from './protocol/token.ts';
 import type { ImportedVm, Registration, Vm, VmUpdate } from './protocol/vm.ts';
@@ -32,12 +36,20 @@ import type { ImportedVm, Registration, Vm, VmUpdate } from './protocol/vm.ts';
 const PAGE_SIZE = 5000;
 
 export class RegistryClient {
-  readonly url: string;
   readonly #connection: Connection;
 
   constructor(options: ClientOptions) {
-    this.url = options.url;
     this.#connection = new Connection(options);
+  }
+
+  /** The URL in use: the one that responded last or, before the first response, the preferred one. */
+  get url(): string {
+    return this.#connection.url;
+  }
+
+  /** The configured URLs, the preferred one first. */
+  get urls(): readonly string[] {
+    return this.#connection.urls;
   }
 
   /** Facts about the server from its last response; defaults before the first one. */
@@ -62,6 +74,11 @@ export class RegistryClient {
   /** Uses another token for further requests; undefined restores the configured one. */
   useToken(token: string | undefined): void {
     this.#connection.token = token;
+  }
+
+  /** The token that replaces the configured one; undefined if that is in use. */
+  get otherToken(): string | undefined {
+    return this.#connection.token;
   }
 
   /** vreg only: lists tokens, oldest first. @throws VregError UNSUPPORTED, FORBIDDEN, or any of {@link Connection.request} */
@@ -154,6 +171,22 @@ export class RegistryClient {
     return this.server.version === undefined ? select(vms, options) : vms;
   }
 
+  /**
+   * One page of {@link list}. The original registry has no pages: the first one contains all VMs.
+   * @param after cursor of the previous page; undefined for the first page
+   * @returns also the cursor of the next page; undefined if there is none
+   * @throws VregError INVALID for an unknown cursor, or any of {@link Connection.request}
+   */
+  async listPage(
+    options: Omit<ListQuery, 'sort'> & { limit: number },
+    after?: string,
+  ): Promise<{ vms: VmWithLiveness[]; next: string | undefined }> {
+    const { limit: _limit, ...filters } = options;
+    const vms = await this.#list({ ...options, ...(after !== undefined && { after }) });
+    const { version, nextPage } = this.server;
+    return version === undefined ? { vms: select(vms, filters), next: undefined } : { vms, next: nextPage };
+  }
+
   /** Lists VMs as {@link list}, but with one request, so that the list is that of one moment. */
   async listAtOnce(options: ListQuery = {}): Promise<VmWithLiveness[]> {
     const vms = await this.#list(options);
@@ -233,9 +266,20 @@ export class RegistryClient {
   /**
    * The live VMs with a role, oldest registration first, possibly none. With the original registry, `service` is filtered here
    * and `passing` is unsupported.
+   * @param poll makes the registry delay its response until at least `min` VMs are live, for at most `wait` whole seconds, which must
+   *   be less than the timeout of the request; the original registry responds immediately
    */
-  async discover(role: string, { service, passing, strict }: DiscoverQuery = {}): Promise<VmWithLiveness[]> {
-    const wanted = { service, passing: passing ? 'true' : undefined, strict: strict ? 'true' : undefined };
+  async discover(
+    role: string,
+    { service, passing, strict }: DiscoverQuery = {},
+    poll?: { wait: number; min: number },
+  ): Promise<VmWithLiveness[]> {
+    const wanted = {
+      service,
+      passing: passing ? 'true' : undefined,
+      strict: strict ? 'true' : undefined,
+      ...(poll && { wait: `${poll.wait}s`, min: String(poll.min) }),
+    };
     const vms = await this.#entries(PATHS.discover(role), wanted);
     if (service === undefined || this.server.version !== undefined) return vms;
     if (passing) await this.#requireVreg('health checks');
@@ -260,6 +304,12 @@ export class RegistryClient {
     return this.#entries(PATHS.subtree(checkId(id)), {});
   }
 
+  /** vreg only: makes a link that logs a browser in. @throws VregError UNSUPPORTED, FORBIDDEN, or any of {@link Connection.request} */
+  async magicLink(): Promise<MagicLink> {
+    await this.#requireVreg('the fleet page');
+    return this.#connection.request<MagicLink>('POST', PATHS.magicLink);
+  }
+
   /**
    * vreg only: identity conflicts, newest first, and the claim of another registry.
    * @throws VregError UNSUPPORTED, or any of {@link Connection.request}
@@ -269,6 +319,14 @@ export class RegistryClient {
     const answer = await this.#connection.request<Partial<Conflicts>>('GET', PATHS.conflicts);
     if (!Array.isArray(answer.conflicts)) throw this.#connection.badAnswer(`GET ${PATHS.conflicts} with 200`);
     return answer as Conflicts;
+  }
+
+  /** vreg only: the replicas that share the store of the registry; none if it has a store of its own. */
+  async replicas(): Promise<ReplicaInfo[]> {
+    await this.#requireVreg('replicas');
+    const answer = await this.#connection.request<Partial<ReplicaList>>('GET', PATHS.replicas);
+    if (!Array.isArray(answer.replicas)) throw this.#connection.badAnswer(`GET ${PATHS.replicas} with 200`);
+    return answer.replicas;
   }
 
   /** vreg only: deletes the conflict records of one VM, or all of them and the claim of another registry. @returns the number of deleted records */
@@ -294,10 +352,14 @@ export class RegistryClient {
     return this.#connection.request<Why>('GET', PATHS.why(checkId(id)));
   }
 
-  /** vreg only: the bytes of a consistent copy of the database. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
-  async backup(): Promise<AsyncIterable<Uint8Array>> {
+  /**
+   * vreg only: the bytes of a consistent copy of the database. The response begins when the copy is complete.
+   * @param timeout milliseconds until then; `Infinity` for no limit. By default the timeout of the requests
+   * @throws VregError UNSUPPORTED, or any of {@link Connection.request}
+   */
+  async backup(timeout?: number): Promise<AsyncIterable<Uint8Array>> {
     await this.#requireVreg('backups');
-    return this.#connection.open('GET', PATHS.backup);
+    return this.#connection.open('GET', PATHS.backup, undefined, timeout);
   }
 
   /** True for a vreg daemon, false for the original registry. Requests `/health` if there has been no response yet. */
@@ -308,6 +370,32 @@ export class RegistryClient {
 
   health(): Promise<Health> {
     return this.#connection.request<Health>('GET', PATHS.health);
+  }
+
+  /**
+   * vreg only. The state of the registry in one word, which requires no token: `ok`, or why its answers or its disk need
+   * attention.
+   * @returns undefined if the registry has no such route
+   * @throws VregError BUSY if the registry is not ready
+   */
+  async readiness(): Promise<string | undefined> {
+    const { status, text } = await this.raw('GET', PATHS.readyz);
+    // Anything else comes from another server, or from a proxy.
+    if (!/^[a-z]+$/.test(text)) return undefined;
+    if (status === 200) return text;
+    throw new VregError('BUSY', `the registry at ${this.url} is not ready: ${text}`, {
+      hint: 'show the reason: vreg doctor',
+    });
+  }
+
+  /**
+   * vreg only. The checks behind {@link readiness}.
+   * @returns undefined if the registry has no such route, or refuses the token
+   */
+  async readinessChecks(): Promise<ProbeCheck[] | undefined> {
+    const { text } = await this.raw('GET', `${PATHS.readyz}?verbose`);
+    const checks = parseChecks(text);
+    return checks.length > 0 ? checks : undefined;
   }
 
   /** Opens a streamed response. @throws VregError as {@link Connection.open} */

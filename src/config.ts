@@ -135,7 +135,7 @@ export class Config {
   }
 
   /** @returns milliseconds */
-  duration(key: 'timeout' | 'stale-after' | 'interval'): number {
+  duration(key: 'timeout' | 'stale-after' | 'interval' | 'heartbeat-flush'): number {
     return parseDuration(this.get(key)!, key);
   }
 

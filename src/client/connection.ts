@@ -12,22 +12,28 @@ import {
 import { timerDelay } from '../protocol/duration.ts';
 import { fromAnswer, VregError, withMessage } from '../protocol/errors.ts';
 import { MAX_DEPTH } from '../protocol/json.ts';
-import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
+import { maskRegistryUrl, registryUrls, SecretMask } from '../protocol/redact.ts';
+import type { EndpointMemory } from './failover/endpoint.ts';
+import type { EndpointsOptions } from './failover.ts';
 import { isUnknownToProxy, isWrite, outcomeHint } from './outcome.ts';
 import { isCertificateRefused, tlsHint } from './tls-hints.ts';
 import {
+  type Attempt,
   type ClientTls,
   type Exchange,
   INVALID_HTTP,
+  mayHaveAddresses,
   type OpenTransport,
   type Reply,
   type Transport,
+  type TransportError,
 } from './transport.ts';
 
 /** Milliseconds to wait for a response. */
 export const DEFAULT_TIMEOUT = 10_000;
 
 export interface ClientOptions {
+  /** URL of the registry, or several URLs of one registry, separated by commas, the preferred one first. */
   url: string;
   openTransport: OpenTransport;
   /** Origin of the URL for error messages, for example `VERS_INFRA_URL` or `flag --url`. */
@@ -43,6 +49,10 @@ export interface ClientOptions {
   signal?: AbortSignal | undefined;
   /** Called for `-v` with one line per request, which does not contain the token. */
   trace?: (line: string) => void;
+  /** Called with a warning if several URLs lead to different registries. */
+  warn?: ((line: string) => void) | undefined;
+  /** Shares with other clients of this process which URLs respond. */
+  memory?: EndpointMemory | undefined;
 }
 
 /** Facts about the server from the headers of its last response. */
@@ -65,9 +75,12 @@ export interface ServerFacts {
 }
 
 export class Connection {
-  readonly url: string;
+  /** The configured URLs, the preferred one first. */
+  readonly urls: readonly string[];
   readonly #options: ClientOptions;
   #transport: Transport | undefined;
+  /** The URL that responded last. */
+  #answered: string | undefined;
   #facts: ServerFacts | undefined;
   readonly #secrets = new SecretMask();
   /** Overrides the token in the options. */
@@ -76,8 +89,13 @@ export class Connection {
   maxTimeout = Number.POSITIVE_INFINITY;
 
   constructor(options: ClientOptions) {
-    this.url = options.url;
+    this.urls = registryUrls(options.url);
     this.#options = options;
+  }
+
+  /** The URL that responded last; before the first response, the preferred one. */
+  get url(): string {
+    return this.#answered ?? this.urls[0]!;
   }
 
   /** Facts from the last response, or from all responses of a list; undefined before the first one. */
@@ -108,10 +126,19 @@ export class Connection {
     throw outcomeUnknown(this.#refused(masked, `${method} ${path}`).message, path, body);
   }
 
-  /** Opens a streamed response. @throws VregError UNREACHABLE, or the registry's error */
-  async open(method: string, path: string, headers?: Record<string, string>): Promise<AsyncIterable<Uint8Array>> {
+  /**
+   * Opens a streamed response.
+   * @param timeout milliseconds until the response begins, instead of the timeout in the options
+   * @throws VregError UNREACHABLE, or the registry's error
+   */
+  async open(
+    method: string,
+    path: string,
+    headers?: Record<string, string>,
+    timeout = this.#timeout,
+  ): Promise<AsyncIterable<Uint8Array>> {
     const reply = await this.#exchange(method, path, undefined, headers, (transport, exchange) =>
-      transport.open(exchange),
+      transport.open({ ...exchange, timeout: timerDelay(timeout) }),
     );
     if (reply.status !== 200) return this.#read({ ...reply, text: await reply.body.text() }, `${method} ${path}`);
     return reply.body;
@@ -124,7 +151,7 @@ export class Connection {
     more: Record<string, string> | undefined,
     send: (transport: Transport, exchange: Exchange) => Promise<R>,
   ): Promise<R> {
-    const { openTransport, tls, signal, trace } = this.#options;
+    const { signal, trace } = this.#options;
     const token = this.token ?? this.#options.token;
     const headers: Record<string, string> = { accept: 'application/json', [CLIENT_HEADER]: '1', ...more };
     if (body !== undefined) headers['content-type'] = 'application/json';
@@ -136,8 +163,7 @@ export class Connection {
     let reply: R;
     let isSent = false;
     try {
-      this.#transport ??= openTransport(this.#parsedUrl(), tls);
-      reply = await send(this.#transport, {
+      reply = await send(this.#transport ?? this.#openSingle() ?? (await this.#openSeveral()), {
         method,
         path,
         headers,
@@ -154,6 +180,7 @@ export class Connection {
       if (error instanceof VregError) throw error;
       throw this.#noResponse({ method, path, body, isSent }, error as NodeJS.ErrnoException);
     }
+    this.#answered = reply.url;
     trace?.(`${method} ${this.url}${path} ${reply.status} ${Date.now() - started} ms`);
     this.#note(reply);
     return reply;
@@ -170,10 +197,31 @@ export class Connection {
     this.#transport = undefined;
   }
 
-  #parsedUrl(): URL {
-    const url = URL.canParse(this.url) ? new URL(this.url) : undefined;
+  /**
+   * Opens the only endpoint, synchronously: a second request, which finds the transport open, must not overtake the first one.
+   * @returns undefined if there can be several endpoints
+   */
+  #openSingle(): Transport | undefined {
+    const { openTransport, tls } = this.#options;
+    const [first, ...others] = this.urls.map((url) => this.#parsed(url));
+    if (others.length === 0 && !mayHaveAddresses(first!)) this.#transport = openTransport(first!, tls);
+    return this.#transport;
+  }
+
+  /** Loads the module for several endpoints. */
+  async #openSeveral(): Promise<Transport> {
+    const { openTransport, tls, trace, warn, memory } = this.#options;
+    const { Endpoints } = await import('./failover.ts');
+    const open: EndpointsOptions['open'] = (url, address) => openTransport(new URL(url), tls, address);
+    // Another request may have done the same meanwhile.
+    this.#transport ??= new Endpoints({ urls: this.urls, open, trace, warn, memory });
+    return this.#transport;
+  }
+
+  #parsed(text: string): URL {
+    const url = URL.canParse(text) ? new URL(text) : undefined;
     if (!url || !['http:', 'https:', 'unix:'].includes(url.protocol)) {
-      throw new VregError('USAGE', `"${maskRegistryUrl(this.url)}" is not the URL of a registry${this.#from()}`, {
+      throw new VregError('USAGE', `"${maskRegistryUrl(text)}" is not the URL of a registry${this.#from()}`, {
         field: 'url',
         hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
       });
@@ -232,33 +280,43 @@ export class Connection {
     });
   }
 
-  #noResponse({ method, path, body, isSent }: Unanswered, cause: NodeJS.ErrnoException): VregError {
-    const { origin } = this.#options;
-    const reason =
-      cause.name === 'TimeoutError'
-        ? `no response within ${this.#timeout / 1000} s`
-        : this.#secrets.mask(cause.code ?? cause.message);
-    const place = `the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`;
+  #noResponse({ method, path, body, isSent }: Unanswered, cause: TransportError): VregError {
+    const { attempts = [{ url: this.url, cause, timeout: this.#timeout }] } = cause;
+    const last = attempts.at(-1)!;
     if (isSent && isWrite(method, path) && !isCertificateRefused(String(cause.code))) {
-      const event = `no response to ${method} from ${place}`;
+      const event = `no response to ${method} from the registry at ${this.#places([last])}`;
       // A server that uses TLS answers plain HTTP with an alert; other answers that are not HTTP look the same.
-      const hint = cause.code === INVALID_HTTP ? this.#tlsHint(cause) : undefined;
+      const hint = cause.code === INVALID_HTTP ? this.#tlsHint(last) : undefined;
       return outcomeUnknown(event, path, body, { hint, cause });
     }
-    return new VregError('UNREACHABLE', `cannot reach ${place}`, { hint: this.#hint(cause), cause });
+    const hint = attempts.map((attempt) => this.#hint(attempt)).find((each) => each !== undefined) ?? ASK_THE_DOCTOR;
+    return new VregError('UNREACHABLE', `cannot reach the registry at ${this.#places(attempts)}`, { hint, cause });
   }
 
-  #hint(cause: NodeJS.ErrnoException): string {
-    const hint = this.#tlsHint(cause);
+  /** `http://10.0.0.5:3000 (ECONNREFUSED, from VERS_INFRA_URL)`; several of them are separated by commas. */
+  #places(attempts: readonly Attempt[]): string {
+    const { origin } = this.#options;
+    const from = origin ? `, from ${origin}` : '';
+    const places = attempts.map(({ url, address, cause, timeout }) => {
+      const reason =
+        cause.name === 'TimeoutError'
+          ? `no response within ${Number((timeout / 1000).toFixed(1))} s`
+          : this.#secrets.mask(cause.code ?? cause.message);
+      return `${url} (${address === undefined ? '' : `${address}: `}${reason}`;
+    });
+    return `${places.join('), ')}${from})`;
+  }
+
+  #hint({ url, cause, timeout }: Attempt): string | undefined {
+    const hint = this.#tlsHint({ url, cause, timeout });
     if (hint !== undefined) return hint;
-    if (cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN')
-      return 'check the host name in the URL and /etc/resolv.conf';
-    return ASK_THE_DOCTOR;
+    const isUnknownHost = cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN';
+    return isUnknownHost ? 'check the host name in the URL and /etc/resolv.conf' : undefined;
   }
 
-  #tlsHint(cause: NodeJS.ErrnoException): string | undefined {
+  #tlsHint({ url, cause }: Attempt): string | undefined {
     const { tls } = this.#options;
-    return tlsHint(cause, { isHttps: this.url.startsWith('https:'), sendsCertificate: tls?.cert !== undefined });
+    return tlsHint(cause, { isHttps: url.startsWith('https:'), sendsCertificate: tls?.cert !== undefined });
   }
 
   #firstLine(text: string): string {

@@ -29,6 +29,8 @@ export interface WatchOptions extends WatchFilter {
   /** Position after which to start, or `start` to begin with the full state. */
   since?: string | undefined;
   heartbeats?: boolean | undefined;
+  /** By default, the client of the context. */
+  client?: RegistryClient | undefined;
   /** Ends the stream when aborted, like the signal of the program. The caller also closes the client, which ends a pending read. */
   signal?: AbortSignal | undefined;
   /** Notified of outages; by default, they are noted on stderr. */
@@ -51,7 +53,7 @@ const MAX_REMEMBERED = 4096;
  * @throws VregError if the first request fails; UNSUPPORTED if `since` is a position and the server has none
  */
 export async function* watchEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
-  const client = context.client();
+  const { client = context.client() } = options;
   if (!(await client.isVreg())) {
     context.verbose('the registry has no event stream; listing every 2 s');
     return yield* pollEvents(context, options);
@@ -115,7 +117,7 @@ interface ReceivedEvent {
 }
 
 async function* readStream(client: RegistryClient, options: WatchOptions): AsyncGenerator<ReceivedEvent> {
-  const { since, heartbeats, signal: _signal, outage: _outage, ...filter } = options;
+  const { since, heartbeats, client: _client, signal: _signal, outage: _outage, ...filter } = options;
   const query = Object.entries({ ...filter, since, heartbeats: heartbeats ? 'true' : undefined });
   const given = query.filter((pair): pair is [string, string] => pair[1] !== undefined);
   const path = `${PATHS.events}${given.length > 0 ? `?${new URLSearchParams(given)}` : ''}`;
@@ -140,22 +142,25 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
  * event is 0.
  */
 async function* pollEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
-  const { since, heartbeats, outage = new Outage(context), signal: _signal, ...filter } = options;
+  const {
+    client = context.client(),
+    outage = new Outage(context),
+    since,
+    heartbeats,
+    signal: _signal,
+    ...filter
+  } = options;
   const signal = signalOf(context, options);
   if (since !== undefined && since !== 'start') {
-    throw new VregError(
-      'UNSUPPORTED',
-      `the registry at ${context.client().url} is not a vreg daemon: it has no positions`,
-      {
-        field: 'since',
-        hint: 'omit --since, or use --since start',
-      },
-    );
+    throw new VregError('UNSUPPORTED', `the registry at ${client.url} is not a vreg daemon: it has no positions`, {
+      field: 'since',
+      hint: 'omit --since, or use --since start',
+    });
   }
   let known: Map<string, VmWithLiveness> | undefined;
   for (;;) {
     try {
-      const vms = await context.client().list();
+      const vms = await client.list();
       const seen = new Map(vms.reverse().map((vm) => [vm.id, vm]));
       const before: Map<string, VmWithLiveness> = known ?? (since === 'start' ? new Map() : seen);
       outage.over();

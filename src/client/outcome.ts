@@ -1,7 +1,10 @@
 /** Writes whose response did not arrive: the registry may have made the change, so a script must look before it repeats it. */
 import { PATHS } from '../protocol/api.ts';
 
-/** Methods of requests that can be repeated without a second effect. The client uses PUT only to replace a whole entry. */
+/**
+ * Methods of requests that can be repeated without a second effect. The client uses PUT only to replace a whole entry; if another
+ * client changes the entry between the two, the second one replaces that change, as the first one would have, had it come later.
+ */
 const REPEATABLE: readonly string[] = ['GET', 'HEAD', 'PUT'];
 /** Statuses with which a proxy reports that it has no valid response to a request, which the registry may have received. */
 const NO_RESPONSE: readonly number[] = [502, 504];

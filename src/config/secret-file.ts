@@ -54,10 +54,14 @@ export function namingOrigin<T>(origin: string, work: () => T): T {
   try {
     return work();
   } catch (error) {
-    if (!(error instanceof VregError)) throw error;
-    const [, before, reason] = /^(.*) \((.*)\)$/s.exec(error.message) ?? [undefined, error.message, undefined];
-    throw withMessage(error, `${before} (${reason === undefined ? '' : `${reason}, `}from ${origin})`);
+    throw error instanceof VregError ? withOrigin(error, origin) : error;
   }
+}
+
+/** As {@link namingOrigin}, for an error that was caught. */
+export function withOrigin(error: VregError, origin: string): VregError {
+  const [, before, reason] = /^(.*) \((.*)\)$/s.exec(error.message) ?? [undefined, error.message, undefined];
+  return withMessage(error, `${before} (${reason === undefined ? '' : `${reason}, `}from ${origin})`);
 }
 
 function refusalOf(key: SettingKey, message: string, cause?: unknown): VregError {

@@ -3,7 +3,7 @@ import { isIP } from 'node:net';
 import { normalizeAddress } from '../protocol/address.ts';
 import { durationOf, MAX_DAYS } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
-import { maskValue, registryUrlFault } from '../protocol/redact.ts';
+import { maskValue, registryUrlFault, registryUrls } from '../protocol/redact.ts';
 
 export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
 
@@ -47,19 +47,26 @@ function fieldOf(name: string): string {
   return name.replace(/^--/, '');
 }
 
+/** Checks one URL, or several that are separated by commas. */
 export function checkUrl(text: string, _name: string, where: string): void {
-  const fault = registryUrlFault(text);
-  if (fault === undefined) return;
-  const [message, hint] = {
-    // The message does not repeat the URL, because it contains a secret.
-    secret: [
-      `invalid url${where}: it contains a user name or password`,
-      'put the token into a file with mode 0600 and pass --token-file',
-    ],
-    query: [`invalid url${where}: it contains a query or fragment`, 'remove everything from the ? or # on'],
-    form: [`invalid url "${text}"${where}`, 'use http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock'],
-  }[fault] as [string, string];
-  throw new VregError('USAGE', message, { field: 'url', hint });
+  const urls = text.includes(',') ? registryUrls(text) : [text];
+  // A password may contain a comma, so no part of a text with a password is certainly free of it.
+  const isSecret = text.includes('@') && urls.some((url) => registryUrlFault(url) === 'secret');
+  for (const [index, url] of urls.entries()) {
+    const fault = registryUrlFault(url);
+    if (fault === undefined || (isSecret && fault === 'form')) continue;
+    const place = urls.length > 1 ? ` ${index + 1} of ${urls.length}` : '';
+    const [message, hint] = {
+      // The message does not repeat the URL, because it contains a secret.
+      secret: [
+        `invalid url${place}${where}: it contains a user name or password`,
+        'put the token into a file with mode 0600 and pass --token-file',
+      ],
+      query: [`invalid url${place}${where}: it contains a query or fragment`, 'remove everything from the ? or # on'],
+      form: [`invalid url${place} "${url}"${where}`, 'use http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock'],
+    }[fault] as [string, string];
+    throw new VregError('USAGE', message, { field: 'url', hint });
+  }
 }
 
 /**
@@ -183,6 +190,13 @@ export function checkOrigins(text: string, name: string, where: string): void {
     const hint = 'use scheme, host and port as a browser sends them, for example https://dash.example';
     throw invalidValue(name, origin, hint, where);
   }
+}
+
+/** Checks a URL for browsers. */
+export function checkPageUrl(text: string, name: string, where: string): void {
+  const isWeb = URL.canParse(text) && /^https?:$/.test(new URL(text).protocol);
+  if (isWeb && registryUrlFault(text) === undefined) return;
+  throw invalidValue(name, text, 'use http(s)://HOST[:PORT][/PATH] without a user or query', where);
 }
 
 /** Splits a comma-separated list. An empty list has one empty element, which is invalid everywhere. */

@@ -4,6 +4,7 @@
  */
 import type { ErrorBody } from './errors.ts';
 import type { ServiceHealth } from './heartbeat.ts';
+import type { Whoami } from './token.ts';
 import type { ReefConfig, Vm } from './vm.ts';
 
 /** Default address of the registry, for the CLI and the daemon. */
@@ -49,7 +50,18 @@ export type LogFormat = (typeof LOG_FORMATS)[number];
 /** Routes, relative to the registry's base URL. */
 export const PATHS = {
   health: '/health',
+  livez: '/livez',
+  readyz: '/readyz',
   metrics: '/metrics',
+  magicLink: '/auth/magic-link',
+  /** The fleet page. */
+  page: '/ui/',
+  logIn: '/ui/login',
+  session: '/ui/session',
+  activity: '/registry/activity',
+  recent: '/registry/recent',
+  replicas: '/registry/replicas',
+  openapi: '/openapi.json',
   events: '/registry/events',
   heartbeats: '/registry/heartbeats',
   backup: '/registry/backup',
@@ -86,6 +98,11 @@ export const CLIENT_HEADER = 'x-vreg-client';
  */
 export const POSITION_HEADER = 'x-vreg-position';
 /**
+ * On a response to a read, if the store that the replicas of a registry share does not respond: the seconds for which changes of
+ * other replicas may be missing.
+ */
+export const AGE_HEADER = 'x-vreg-age';
+/**
  * On a response that may include dead VMs: the seconds for which this may last. `; suspect=N` follows if N VMs of the response
  * are suspect.
  */
@@ -107,6 +124,38 @@ export interface Heartbeat {
 export interface ReefDiff {
   added: Pick<ReefConfig, 'services' | 'capabilities'>;
   removed: Pick<ReefConfig, 'services' | 'capabilities'>;
+}
+
+/** Response to `POST /auth/magic-link`: a URL that logs a browser in once, and when it expires. */
+export interface MagicLink {
+  url: string;
+  expiresAt: string;
+  /** Why others may be unable to use the URL. */
+  warning?: string;
+}
+
+/** Response to `GET /ui/session`, `POST /ui/login` and `DELETE /ui/session`; `expiresAt` is the end of the session. */
+export type SessionStatus = { authenticated: false } | ({ authenticated: true } & Whoami);
+
+/** Milliseconds between two points of {@link Activity}. */
+export const ACTIVITY_INTERVAL = 10_000;
+
+/** Response to `GET /registry/activity`: the last hour, oldest point first. */
+export interface Activity {
+  /** Milliseconds between two points. */
+  interval: number;
+  points: ActivityPoint[];
+}
+
+export interface ActivityPoint {
+  /** End of the interval, RFC 3339. */
+  at: string;
+  /** Live VMs at the end of the interval, without suspect ones. */
+  live: number;
+  /** Heartbeats in the interval. */
+  heartbeats: number;
+  /** Committed changes in the interval. */
+  changes: number;
 }
 
 /** Response to `DELETE /registry/vms/:id`. */
@@ -152,6 +201,26 @@ export const MAX_IMPORT = 10_000;
 
 /** Maximum size of the body of `POST /registry/import` in bytes: 1.6 KiB per entry, several times the size of a usual one. */
 export const MAX_IMPORT_BODY = 16_777_216;
+
+/** Response to `GET /registry/replicas`. A registry that does not share its store has none. */
+export interface ReplicaList {
+  replicas: ReplicaInfo[];
+  count: number;
+}
+
+/** A daemon that has a session in the shared store. A replica that was killed is listed for another 30 s. */
+export interface ReplicaInfo {
+  /** Random; a daemon gets another one with each start. */
+  id: string;
+  /** Absent until the replica accepts requests. */
+  url?: string | undefined;
+  host?: string | undefined;
+  version?: string | undefined;
+  /** Start of the daemon, RFC 3339. */
+  since?: string | undefined;
+  /** True for the replica that has answered. */
+  answered: boolean;
+}
 
 /** Response to `POST /registry/import`, in the order of the entries. */
 export interface Imported {

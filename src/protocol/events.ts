@@ -52,9 +52,16 @@ export type StreamEvent =
   | ({ type: 'heartbeat' } & Heartbeat)
   | { type: 'reset' | 'synced' | 'lagged'; revision: number; position?: string };
 
+/** Response to `GET /registry/recent`: the last events of the fleet that the registry retains in memory, newest first. */
+export interface RecentEvents {
+  events: VmEvent[];
+  count: number;
+}
+
 /** A change in the history of a VM. */
 export interface HistoryItem {
-  revision: number;
+  /** Absent if the change was made in another store, from which the registry was moved to etcd. So is the position. */
+  revision?: number;
   /** Position of the change. Absent if the change is older than positions: the registry was upgraded since. */
   position?: string;
   at: string;
@@ -68,6 +75,11 @@ export interface History {
   id: string;
   history: HistoryItem[];
   count: number;
+}
+
+/** Names a change for scripts: its position, or the revision of a change that is older than positions, or `none`. */
+export function nameOfChange({ position, revision }: HistoryItem): string {
+  return position ?? revision?.toString() ?? 'none';
 }
 
 /** `status: running -> paused, name: one -> two`. */

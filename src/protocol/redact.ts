@@ -52,6 +52,18 @@ export function registryUrlFault(text: string): UrlFault | undefined {
   return url && ['http:', 'https:', 'unix:'].includes(url.protocol) ? undefined : 'form';
 }
 
+/** The URLs in the value of a setting: several are separated by commas. */
+export function registryUrls(text: string): string[] {
+  return text.split(',').map((url) => url.trim());
+}
+
+/** Masks each URL of a list as {@link maskRegistryUrl}. */
+export function maskRegistryUrls(text: string): string {
+  // A password may contain a comma, so only a comma before a scheme is certainly none of its characters.
+  const urls = text.split(/,\s*(?=(?:https?|unix):)/i);
+  return urls.map(maskRegistryUrl).join(',');
+}
+
 /** Masks the parts of a registry's URL that may be secret: user, password, query and fragment. */
 export function maskRegistryUrl(text: string): string {
   const fault = registryUrlFault(text);

@@ -22,7 +22,11 @@ test('every exit code of the table has a meaning, and every meaning an exit code
 });
 
 /** Codes that share the status of a more general code, for clients that know only the status. */
-const SHARED: Partial<Record<ErrorCode, ErrorCode>> = { IDENTITY_CONFLICT: 'CONFLICT', STORE_FAILED: 'BUSY' };
+const SHARED: Partial<Record<ErrorCode, ErrorCode>> = {
+  IDENTITY_CONFLICT: 'CONFLICT',
+  STORE_FAILED: 'BUSY',
+  OUTCOME_UNKNOWN: 'BUSY',
+};
 const withOwnStatus = onTheWire.filter((code) => !SHARED[code]);
 
 test('error codes share a status only if they mean the same, and every status is 4xx or 5xx', () => {

@@ -2,6 +2,7 @@
  * Sends requests through `node:http`, which starts faster than undici, whose parser is WebAssembly. Each request has its own
  * connection: a hot command sends one to three requests, and a connection that is never reused is never stale.
  */
+import type { LookupAddress } from 'node:dns';
 import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http';
 import {
   type ClientTls,
@@ -9,6 +10,7 @@ import {
   type Exchange,
   HEADERS_TOO_LARGE,
   INVALID_HTTP,
+  lookupOf,
   MAX_SILENCE,
   type OpenReply,
   type Reply,
@@ -23,7 +25,7 @@ export class NodeHttpTransport implements Transport {
   readonly #prefix: string;
   readonly #active = new Set<ClientRequest>();
 
-  constructor(url: URL, tls: ClientTls = {}) {
+  constructor(url: URL, tls: ClientTls = {}, address?: LookupAddress) {
     this.#isSecure = url.protocol === 'https:';
     const isSocket = url.protocol === 'unix:';
     this.#prefix = isSocket ? '' : url.pathname.replace(/\/+$/, '');
@@ -33,6 +35,7 @@ export class NodeHttpTransport implements Transport {
         ? { socketPath: decodeURIComponent(url.pathname) }
         : { host: url.hostname.replace(/^\[(.*)\]$/, '$1'), port: url.port }),
       ...(this.#isSecure ? { secureContext: createTlsContext(tls) } : {}),
+      ...(address ? { lookup: lookupOf(address) } : {}),
     };
     // Loaded here, because a command without a request would start slower.
     this.#request = process.getBuiltinModule(this.#isSecure ? 'node:https' : 'node:http').request;
@@ -60,7 +63,7 @@ export class NodeHttpTransport implements Transport {
 
   /** @param read receives the response, and the timer of the timeout */
   #start<R>(
-    { method, path, headers, body, timeout, signal, onSent }: Exchange,
+    { method, path, headers, body, timeout, signal, onSent, onHead }: Exchange,
     read: (response: IncomingMessage, timer: NodeJS.Timeout) => Promise<R>,
   ): Promise<R> {
     if (signal?.aborted) return Promise.reject(signal.reason);
@@ -75,6 +78,7 @@ export class NodeHttpTransport implements Transport {
       request
         .on('response', (received) => {
           response = received;
+          onHead?.(received.statusCode!);
           read(received, timer).then(resolve, reject);
         })
         .on('upgrade', (_response, socket) => {

@@ -1,4 +1,5 @@
 /** Sends requests through undici. No other module uses it. */
+import type { LookupAddress } from 'node:dns';
 import type { Socket } from 'node:net';
 import v8 from 'node:v8';
 import type { Dispatcher } from 'undici';
@@ -11,6 +12,7 @@ import {
   type Exchange,
   HEADERS_TOO_LARGE,
   INVALID_HTTP,
+  lookupOf,
   MAX_SILENCE,
   type OpenReply,
   type Reply,
@@ -44,7 +46,7 @@ export class UndiciTransport implements Transport {
   /** The number of requests without a response. */
   #waiting = 0;
 
-  constructor(url: URL, tls: ClientTls = {}) {
+  constructor(url: URL, tls: ClientTls = {}, address?: LookupAddress) {
     // undici's HTTP parser is WebAssembly. V8 would compile it again with optimisations, for which a short-lived process waits 80
     // ms at exit, and an agent uses 40 MB after 350 heartbeats. V8's first tier is fast enough. V8 rejects a code cache that was
     // written with other flags, so the build writes it without these.
@@ -55,6 +57,7 @@ export class UndiciTransport implements Transport {
       timeout: 0,
       ...(socketPath === null ? {} : { socketPath }),
       ...(url.protocol === 'https:' ? { secureContext: createTlsContext(tls) } : {}),
+      ...(address ? { lookup: lookupOf(address) } : {}),
     });
     this.#pool = new Pool(socketPath === null ? url.origin : 'http://localhost', {
       connections: CONNECTIONS,
@@ -85,7 +88,7 @@ export class UndiciTransport implements Transport {
   }
 
   async #start(
-    { method, path, headers, body, signal, onSent }: Exchange,
+    { method, path, headers, body, signal, onSent, onHead }: Exchange,
     deadline: AbortSignal,
     bodyTimeout: number,
   ): Promise<OpenReply> {
@@ -112,6 +115,7 @@ export class UndiciTransport implements Transport {
     this.#waiting++;
     try {
       const answer = await unlessAborted(end, request.call({ dispatch } as Dispatcher, options));
+      onHead?.(answer.statusCode);
       return { status: answer.statusCode, headers: answer.headers, body: answer.body };
     } catch (error) {
       return rethrow(error as NodeJS.ErrnoException, CODES_OF_HEAD);
