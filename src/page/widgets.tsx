@@ -1,0 +1,154 @@
+/** Small parts that all views share. All text of a VM goes through {@link Untrusted}. */
+import { useSignal } from '@preact/signals';
+import type { ComponentChildren } from 'preact';
+import type { Liveness } from '../protocol/liveness.ts';
+import { printable } from '../protocol/redact.ts';
+import { clock, link, serverNow } from './fleet-store.ts';
+import { hrefOfVm } from './hash-route.ts';
+import { ageText, timeText } from './times.ts';
+
+/** Milliseconds for which a button says that it has copied. */
+const COPIED_TIME = 1500;
+
+/** Text of a VM. Characters that change the writing direction or are invisible are replaced, and it cannot affect its surroundings. */
+export function Untrusted({ text }: { text: unknown }) {
+  const shown = printable(typeof text === 'string' ? text : (JSON.stringify(text) ?? ''));
+  return (
+    <bdi class="untrusted" title={shown}>
+      {shown}
+    </bdi>
+  );
+}
+
+export function VmLink({ id, name = id }: { id: string; name?: string }) {
+  return (
+    <a href={hrefOfVm(id)}>
+      <Untrusted text={name} />
+    </a>
+  );
+}
+
+/** The state in words, with a mark whose colour and shape differ by state. */
+export function State({ state }: { state: Liveness }) {
+  return (
+    <span class={`state state-${state}`}>
+      <i aria-hidden="true" />
+      {state}
+    </span>
+  );
+}
+
+/** The age of a time by the clock of the registry, which grows every second. */
+export function Age({ at }: { at: number }) {
+  return (
+    <time dateTime={Number.isNaN(at) ? '' : new Date(at).toISOString()} title={timeText(at)}>
+      {ageText(serverNow() - at)}
+    </time>
+  );
+}
+
+/** Whether the page shows the current fleet, and how old it is otherwise. */
+export function DataAge() {
+  const { connection, heardAt, reason } = link.value;
+  const age = clock.value - heardAt;
+  // The registry sends a comment every 15 s, and heartbeats more often.
+  const isQuiet = connection === 'live' && age > 20_000;
+  const text =
+    connection === 'live' && !isQuiet
+      ? 'live'
+      : connection === 'loading'
+        ? 'loading'
+        : heardAt === 0
+          ? 'reconnecting'
+          : `${ageText(age)} old${connection === 'live' ? '' : ', reconnecting'}`;
+  return (
+    <output
+      class={`data-age ${connection === 'live' && !isQuiet ? 'is-live' : 'is-old'}`}
+      title={reason ?? ''}
+      aria-live="off"
+    >
+      <i aria-hidden="true" />
+      {text}
+    </output>
+  );
+}
+
+export function CopyButton({ text, children = 'Copy' }: { text: string; children?: ComponentChildren }) {
+  const isCopied = useSignal(false);
+  const copy = async () => {
+    await copyText(text);
+    isCopied.value = true;
+    setTimeout(() => {
+      isCopied.value = false;
+    }, COPIED_TIME);
+  };
+  return (
+    <button type="button" class="quiet" onClick={() => void copy()}>
+      {isCopied.value ? 'Copied' : children}
+    </button>
+  );
+}
+
+/** The clipboard needs https or localhost. Elsewhere, the browser copies a selection. */
+async function copyText(text: string): Promise<void> {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = document.createElement('textarea');
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand('copy');
+  area.remove();
+}
+
+/** A row of a list of facts, `dl.facts`. */
+export function Fact({ term, children }: { term: ComponentChildren; children: ComponentChildren }) {
+  return (
+    <>
+      <dt>{term}</dt>
+      <dd>{children}</dd>
+    </>
+  );
+}
+
+/** A command or a JSON text, and a button that copies it. */
+export function Snippet({ title, text }: { title: string; text: string }) {
+  return (
+    <section class="snippet">
+      <header>
+        <h3>{title}</h3>
+        <CopyButton text={text} />
+      </header>
+      <pre tabIndex={0}>{printableLines(text)}</pre>
+    </section>
+  );
+}
+
+function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n');
+}
+
+export function Notice({ kind, children }: { kind: 'warning' | 'error' | 'info'; children: ComponentChildren }) {
+  return (
+    <p class={`notice notice-${kind}`} role={kind === 'error' ? 'alert' : 'status'}>
+      {children}
+    </p>
+  );
+}
+
+/** Why actions are disabled. @param text undefined if they are not */
+export function Refusal({ text }: { text: string | undefined }) {
+  return text === undefined ? null : (
+    <span class="refusal muted">
+      <Untrusted text={text} />
+    </span>
+  );
+}
+
+export function download(name: string, type: string, text: string): void {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  const anchor = document.createElement('a');
+  anchor.href = url;
+  anchor.download = name;
+  anchor.click();
+  URL.revokeObjectURL(url);
+}
