@@ -16,7 +16,8 @@ import { tmpdir } from 'node:os';
 import { dirname, join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
-import { bundles, CACHED_BUNDLES, ROOT, writeCodeCaches } from './bundles.mjs';
+import { bundles, CACHED_BUNDLES, extensionBundle, ROOT, writeCodeCaches } from './bundles.mjs';
+import { buildPage } from './page.mjs';
 
 /** Major version of the newest LTS, which is in the executable. `--build-sea` came with Node 25.5. */
 const NODE_MAJOR = 26;
@@ -93,7 +94,7 @@ async function buildExecutable(node, addon) {
     target: `node${NODE_MAJOR}`,
     external: [],
     metafile: true,
-    alias: { '@neon-rs/load': './daemon/store/addon-load.ts' },
+    alias: { ...bundle.alias, '@neon-rs/load': './daemon/store/addon-load.ts' },
     define: {
       ...bundle.define,
       __ADDON_HASH__: JSON.stringify(createHash('sha256').update(readFileSync(addon)).digest('hex')),
@@ -101,12 +102,20 @@ async function buildExecutable(node, addon) {
       'process.env.LIBSQL_JS_DEV': 'true',
     },
   }));
-  const executable = { ...options[0], entryPoints: { executable: 'src/executable.ts' } };
+  const executable = { ...options[0], entryPoints: { executable: 'src/entry/executable.ts' } };
   const built = await Promise.all([...options, executable].map((each) => build(each)));
   assertComplete(built.flatMap(({ metafile }) => Object.values(metafile.outputs)));
   const sources = built.flatMap(({ metafile }) => Object.keys(metafile.inputs));
   await writeCodeCaches(node, dist);
-  const names = [...CACHED_BUNDLES.flatMap((name) => [`${name}.cjs`, `${name}.cjs.cache`]), 'store-worker.cjs'];
+  const ofPage = await buildPage(dist);
+  // pi runs it with its own Node.
+  const extension = await build({ ...extensionBundle(), outdir: join(dist, 'pi'), metafile: true });
+  const names = [
+    ...CACHED_BUNDLES.flatMap((name) => [`${name}.cjs`, `${name}.cjs.cache`]),
+    'store-worker.cjs',
+    'page.json',
+    'pi/registry.js',
+  ];
   const files = names.map((name) => [`dist/${name}`, join(dist, name)]);
   const scripts = COMPLETIONS.map((name) => [`completions/${name}`, join(ROOT, 'completions', name)]);
   const config = join(temporary, 'sea-config.json');
@@ -124,7 +133,8 @@ async function buildExecutable(node, addon) {
   // A running executable cannot be overwritten (ETXTBSY).
   rmSync(output, { force: true });
   run(node, ['--build-sea', config]);
-  writeLicenses(node, [...sources, relative(ROOT, addon)]);
+  const ofExtension = Object.keys(extension.metafile.inputs);
+  writeLicenses(node, [...sources, ...ofPage, ...ofExtension, relative(ROOT, addon)]);
 }
 
 /** Writes the licences of Node and of each package. @param sources paths of the files in the executable, relative to the root */

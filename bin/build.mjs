@@ -1,11 +1,13 @@
 /**
- * `npm run build`: creates the bundles of the program, V8's code caches for a fast start, and the manual pages. With
- * `--if-changed`, does nothing if `dist` is newer than all sources and was built by the same version of Node, because V8 rejects
- * the code cache of another version.
+ * `npm run build`: creates the bundles of the program, V8's code caches for a fast start, the fleet page, the manual pages, and the
+ * skill and the extension for coding agents. With `--if-changed`, does nothing if `dist` is newer than all sources and was built by
+ * the same version of Node, because V8 rejects the code cache of another version.
  */
-import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { build } from 'esbuild';
-import { bundles, ROOT, runBuilt, writeCodeCaches } from './bundles.mjs';
+import { bundles, extensionBundle, ROOT, runBuilt, writeCodeCaches } from './bundles.mjs';
+import { buildPage } from './page.mjs';
 
 /** The file that the build writes last, with the version of Node that ran it. */
 const BUILT_BY = 'dist/node-version';
@@ -26,9 +28,14 @@ if (process.argv.includes('--if-changed')) {
 
 const dist = `${ROOT}dist`;
 rmSync(dist, { recursive: true, force: true });
-await Promise.all((await bundles()).map((options) => build(options)));
+await Promise.all([buildPage(dist), ...[...(await bundles()), extensionBundle()].map((options) => build(options))]);
 await Promise.all([
   runBuilt(process.execPath, dist, ['help', '--write-man', `${dist}/man`]),
   writeCodeCaches(process.execPath, dist),
 ]);
+mkdirSync(`${dist}/skills/registry`, { recursive: true });
+const skill = execFileSync(process.execPath, [`${dist}/boot.cjs`, 'skill'], { env: { PATH: process.env.PATH } });
+writeFileSync(`${dist}/skills/registry/SKILL.md`, skill);
+// The package consists of modules, but this file is CommonJS.
+writeFileSync(`${dist}/pi/package.json`, '{ "type": "commonjs" }\n');
 writeFileSync(`${ROOT}${BUILT_BY}`, process.version);

@@ -10,11 +10,13 @@ export const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
 const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
 
-/** The bundles that start from a code cache, `NAME.cjs.cache`; boot.ts chooses between them. */
-export const CACHED_BUNDLES = ['hot', 'vreg'];
-/** The commands whose functions the caches contain. The first one is for the bundle with all commands. */
+/** The bundles that start from a code cache, `NAME.cjs.cache`; entry/boot.ts chooses between them. */
+export const CACHED_BUNDLES = ['hot', 'mcp', 'vreg'];
+/** The commands whose functions the caches contain. The first one is for the bundle with all commands, the second for its own. */
 const WARM_UP = [
   ['register', 'a'],
+  // Without stdin, the server starts and ends.
+  ['mcp'],
   ['addr', 'infra'],
   ['url', 'infra'],
   ['discover', 'infra'],
@@ -26,7 +28,7 @@ const WARM_UP = [
 ];
 
 /** Libraries of the daemon, whose start-up time does not matter. */
-const DAEMON_LIBRARIES = ['pino', 'pino-pretty', 'libsql'];
+const DAEMON_LIBRARIES = ['pino', 'pino-pretty', 'libsql', '@grpc/grpc-js'];
 /** Libraries for formats in which a hot command rarely prints. */
 const FORMAT_LIBRARIES = ['yaml', 'jsonpath-rfc9535', 'mustache'];
 
@@ -43,6 +45,8 @@ const OPTIONS = {
   minifySyntax: true,
   legalComments: 'none',
   external: DAEMON_LIBRARIES,
+  // Its main file loads its parts in a way that esbuild does not see.
+  alias: { 'jsonc-parser': 'jsonc-parser/lib/esm/main.js' },
   define: { __DIST__: '__dirname', __VERSION__: JSON.stringify(manifest.version) },
   // Converts `import()` to `require()`, because code from the code cache has no module loader.
   supported: { 'dynamic-import': false },
@@ -87,22 +91,66 @@ const MOMOA_ON_DEMAND = {
   },
 };
 
+/** The server of `vreg mcp` and its library are in a bundle of their own, which entry/boot.ts starts instead. */
+const WITHOUT_MCP = {
+  name: 'without-mcp',
+  setup(esbuild) {
+    esbuild.onResolve({ filter: /^\.\.\/mcp\.ts$/ }, ({ path }) => ({ path, namespace: 'elsewhere' }));
+    esbuild.onLoad({ filter: /.*/, namespace: 'elsewhere' }, () => ({ contents: '' }));
+  },
+};
+
+/** The extension for pi has no output of its own, so its session prints no answers. */
+const WITHOUT_RENDER = {
+  name: 'without-render',
+  setup(esbuild) {
+    esbuild.onResolve({ filter: /^\.\/render(\/expression)?\.ts$/ }, ({ path, importer }) =>
+      importer.endsWith('/src/session.ts') ? { path, namespace: 'elsewhere' } : undefined,
+    );
+    esbuild.onLoad({ filter: /.*/, namespace: 'elsewhere' }, () => ({ contents: '' }));
+  },
+};
+
 /** @returns {Promise<import('esbuild').BuildOptions[]>} options of esbuild; outputs are in `dist/` */
 export async function bundles() {
+  const declarationsOnly = { ...OPTIONS.define, __DECLARATIONS__: JSON.stringify(await declarations()) };
   return [
     {
       ...OPTIONS,
       // The program that `bin/vreg.js` runs, the program with all commands, and the worker thread of the store.
-      entryPoints: { boot: 'src/boot.ts', vreg: 'src/main.ts', 'store-worker': 'daemon/store/worker.ts' },
+      entryPoints: { boot: 'src/entry/boot.ts', vreg: 'src/entry/main.ts', 'store-worker': 'daemon/store/worker.ts' },
+      plugins: [WITHOUT_MCP],
     },
     {
       ...OPTIONS,
-      entryPoints: { hot: 'src/hot-main.ts' },
+      entryPoints: { hot: 'src/entry/hot-main.ts' },
       external: [...DAEMON_LIBRARIES, ...FORMAT_LIBRARIES],
       plugins: [COMMANDER_WITHOUT_CHILD_PROCESS, MOMOA_ON_DEMAND, TABLE_WITHOUT_EMOJI],
-      define: { ...OPTIONS.define, __DECLARATIONS__: JSON.stringify(await declarations()) },
+      define: declarationsOnly,
+    },
+    {
+      ...OPTIONS,
+      entryPoints: { mcp: 'src/entry/mcp-main.ts' },
+      plugins: [MOMOA_ON_DEMAND],
+      define: declarationsOnly,
     },
   ];
+}
+
+/**
+ * The extension for pi, one file. It is CommonJS, because pi would transpile a module, which takes it two seconds. pi loads files with
+ * the name extension `.js` only.
+ * @returns {import('esbuild').BuildOptions} output is in `dist/pi/`
+ */
+export function extensionBundle() {
+  return {
+    ...OPTIONS,
+    outdir: 'dist/pi',
+    outExtension: {},
+    entryPoints: { registry: 'src/plugin/pi/extension.ts' },
+    footer: { js: 'module.exports = module.exports.default;' },
+    plugins: [MOMOA_ON_DEMAND, WITHOUT_RENDER],
+  };
 }
 
 /** The declarations of all commands as JSON, for the bundle of the hot commands. */
@@ -111,6 +159,7 @@ async function declarations() {
     ...OPTIONS,
     entryPoints: ['src/commands.ts'],
     packages: 'external',
+    plugins: [WITHOUT_MCP],
     write: false,
   });
   const module = { exports: {} };

@@ -14,8 +14,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 const CONCURRENCY = 2 * availableParallelism();
 /** Files per process: enough that start-up does not matter, few enough that the processes finish at about the same time. */
 const BATCH_SIZE = 12;
-/** Folder in `test/` that only `npm run test:external` runs. */
-const EXTERNAL = 'test/external';
+/** Folders that only `npm run test:external`, `npm run test:etcd` and `npm run test:page` run. */
+const SEPARATE = ['test/external/', 'test/etcd/', 'test/page/'];
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const given = process.argv.slice(2);
@@ -25,7 +25,9 @@ const filesBelow = (path) =>
   isFile(path) ? [path] : readdirSync(join(root, path), { recursive: true }).map((name) => join(path, name));
 const files = (given.length > 0 ? given : ['test'])
   .flatMap(filesBelow)
-  .filter((file) => file.endsWith('.test.ts') && (given.length > 0 || !file.startsWith(EXTERNAL)))
+  .filter(
+    (file) => file.endsWith('.test.ts') && (given.length > 0 || !SEPARATE.some((folder) => file.startsWith(folder))),
+  )
   .sort();
 
 // Every n-th file goes into the same batch, so that the slow files of one folder are spread over all batches.

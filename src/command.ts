@@ -2,6 +2,7 @@
  * The definition of a command (name, arguments, flags, examples) and its `run` function, which does not depend on commander.
  * The command tree, help, man pages, completions and the reference README are generated from these definitions.
  */
+import type { ClientOptions } from './client/connection.ts';
 import type { RegistryClient } from './client.ts';
 import type { OutputFormat, SettingKey } from './config/settings.ts';
 import type { Config } from './config.ts';
@@ -95,6 +96,8 @@ export interface Command<F = Record<string, never>> {
   flags?: readonly Flag[];
   /** Settings that this command takes as flags, besides the global ones. */
   settings?: readonly SettingKey[];
+  /** A table in the help and the manual page. */
+  table?: { title: string; rows: readonly (readonly [name: string, about: string])[] };
   examples: readonly Example[];
   /** Exit codes of this command besides 0, 1 and 5. */
   exits?: readonly number[];
@@ -129,8 +132,8 @@ export interface Context {
   sleep(ms: number, signal?: AbortSignal): Promise<void>;
   /** Client of the configured registry. Created on first use, so that `--help` reads no files and opens no connection. */
   client(): RegistryClient;
-  /** A new client with the current settings. Earlier clients stay usable. */
-  freshClient(): RegistryClient;
+  /** A new client with the current settings, or only one of the URLs, or another signal. Earlier clients stay usable. */
+  freshClient(options?: Partial<Pick<ClientOptions, 'url' | 'warn' | 'signal'>>): RegistryClient;
   /**
    * A client that {@link signal} does not abort, for a request while the program is ending.
    * @param timeout milliseconds

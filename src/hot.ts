@@ -1,6 +1,6 @@
 /**
- * The hot commands: scripts and shells start them so often that their start-up time counts. They have a small bundle of their own,
- * see hot-main.ts.
+ * The bundle of each command. Scripts and shells start the hot commands so often that their start-up time counts, so they have a
+ * small bundle of their own, see entry/hot-main.ts. `vreg mcp` has one because of its library, see entry/mcp-main.ts.
  */
 import { COMPLETE_COMMAND, commandOf } from './command.ts';
 
@@ -29,4 +29,10 @@ export function hotCommand(word: string): HotCommand | undefined {
 export function isHot(argv: readonly string[]): boolean {
   const word = commandOf(argv);
   return word === undefined || word === COMPLETE_COMMAND || hotCommand(word) !== undefined;
+}
+
+/** The name of the bundle that contains the command. */
+export function bundleOf(argv: readonly string[]): 'hot' | 'mcp' | 'vreg' {
+  if (isHot(argv)) return 'hot';
+  return commandOf(argv) === 'mcp' ? 'mcp' : 'vreg';
 }

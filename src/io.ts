@@ -23,8 +23,11 @@ export interface Io {
   /** Columns of the terminal; 80 if there is none, or if it does not know its size. */
   readonly width: number;
   readonly height: number;
-  /** Reads stdin until it ends. Rejects when `signal` is aborted, with its abort reason. */
-  readStdin(signal: AbortSignal): Promise<string>;
+  /**
+   * Reads stdin until it ends. Rejects when `signal` is aborted, with its abort reason.
+   * @param limit number of bytes, after which the rest is discarded
+   */
+  readStdin(signal: AbortSignal, limit?: number): Promise<string>;
   /**
    * Prints the question on stderr and reads one line. Rejects when `signal` is aborted, with its abort reason.
    * @returns undefined if the input ends before the end of the line (Ctrl-D)
@@ -75,7 +78,7 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
     errColor: wantsColor(env, errTty),
     width: stdout.columns || 80,
     height: stdout.rows || 24,
-    readStdin: async (signal) => (await read(process.stdin, signal)).text,
+    readStdin: async (signal, limit) => (await read(process.stdin, signal, undefined, limit)).text,
     ask: async (question, signal) => {
       writeError(question);
       try {
@@ -116,9 +119,11 @@ function read(
   stream: NodeJS.ReadStream,
   signal: AbortSignal,
   last?: number,
+  limit = Number.POSITIVE_INFINITY,
 ): Promise<{ text: string; isComplete: boolean }> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
+    let length = 0;
     const stop = () => {
       stream.off('data', onData).off('end', onEnd).off('error', onError).pause();
       signal.removeEventListener('abort', onAbort);
@@ -128,7 +133,8 @@ function read(
       resolve({ text: new TextDecoder().decode(Buffer.concat(chunks)), isComplete });
     };
     const onData = (chunk: Buffer) => {
-      chunks.push(chunk);
+      if (length < limit) chunks.push(chunk);
+      length += chunk.length;
       if (last !== undefined && chunk.includes(last)) finish(true);
     };
     const onEnd = () => finish(false);

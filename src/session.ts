@@ -13,7 +13,7 @@ import type { Config } from './config.ts';
 import type { Io } from './io.ts';
 import { timerDelay } from './protocol/duration.ts';
 import { VregError } from './protocol/errors.ts';
-import { maskTokens, printable } from './protocol/redact.ts';
+import { maskTokens, printable, registryUrls } from './protocol/redact.ts';
 
 export interface Deps {
   io: Io;
@@ -50,6 +50,8 @@ export class Session implements Context {
   #flags: GlobalFlags = { headers: true, color: true };
   #io: Io | undefined;
   #client: RegistryClient | undefined;
+  /** A client of a long-running command does not wait for a URL that was silent for an earlier one. */
+  readonly #memory: ClientOptions['memory'] = {};
   /** Falls back to the default output format if the settings are invalid. */
   lenient = false;
   readonly argv: readonly string[];
@@ -134,28 +136,32 @@ export class Session implements Context {
     return this.#client;
   }
 
-  freshClient(): RegistryClient {
-    return this.#newClient({ timeout: this.config.duration('timeout'), signal: this.#deps.signal });
+  freshClient(options: Partial<Pick<ClientOptions, 'url' | 'warn' | 'signal'>> = {}): RegistryClient {
+    return this.#newClient({ timeout: this.config.duration('timeout'), signal: this.#deps.signal, ...options });
   }
 
   lastClient(timeout: number): RegistryClient {
     return this.#newClient({ timeout });
   }
 
-  #newClient(options: Pick<ClientOptions, 'timeout' | 'signal'>): RegistryClient {
+  #newClient(options: Partial<Pick<ClientOptions, 'timeout' | 'signal' | 'url' | 'warn'>>): RegistryClient {
     const { value: url, origin } = this.config.find('url')!;
     const token = this.config.clientToken();
-    const trace = (line: string) => this.note(line);
+    const note = (line: string) => this.note(line);
     const own = clientCertificate(this.config);
     return new RegistryClient({
-      url: url.replace(/\/+$/, ''),
+      url: registryUrls(url)
+        .map((each) => each.replace(/\/+$/, ''))
+        .join(','),
       openTransport: this.#deps.openTransport,
       origin,
       token: token?.value,
       tokenOrigin: token?.origin,
       tls: { ca: trustedCertificates(this.config), cert: own?.cert.text, key: own?.key.text },
+      warn: note,
+      memory: this.#memory,
       ...options,
-      ...(this.#flags.verbose ? { trace } : {}),
+      ...(this.#flags.verbose ? { trace: note } : {}),
     });
   }
 

@@ -2,6 +2,7 @@ import { defineCommand } from '../command.ts';
 import { readInput, rejectEmpty } from '../fleet/import-file.ts';
 import { PATHS } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
+import { OPERATIONS } from '../protocol/operations.ts';
 import { maskName } from '../protocol/redact.ts';
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
@@ -19,6 +20,7 @@ export const api = defineCommand<{ file?: string }>({
     { name: 'path', about: 'path with query', offers: PLAIN_PATHS },
   ],
   flags: [{ flags: '-f, --file <file>', about: 'request body: a file, or - for stdin', file: true }],
+  table: { title: 'Routes', rows: Object.entries(OPERATIONS) },
   examples: [
     { about: 'list the workers', command: "vreg api GET '/registry/vms?role=worker'" },
     { about: 'pause a VM', command: `echo '{"status":"paused"}' | vreg api PATCH /registry/vms/abc-123-def -f -` },

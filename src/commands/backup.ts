@@ -1,13 +1,17 @@
 import { createWriteStream, existsSync, openSync, renameSync, rmSync, statSync, type WriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
-import { defineCommand } from '../command.ts';
+import { isSilence } from '../client/transport.ts';
+import { type Context, defineCommand } from '../command.ts';
 import { cannotWrite, VregError } from '../protocol/errors.ts';
+
+/** Milliseconds between two probes of the registry while it makes the copy: a backup may end so much later. */
+const PROBE_INTERVAL = 5000;
 
 export const backup = defineCommand<{ force?: boolean }>({
   name: 'backup',
   summary: 'back up the running registry to a file',
   description:
-    'Writes a consistent copy of the running registry to a file. The daemon verifies the copy before it sends it. To restore it, use vreg daemon restore.',
+    'Writes a consistent copy of the running registry to a file. The daemon verifies the copy before it sends it. To restore it, use vreg daemon restore. Works with a registry in etcd, too, through any replica. The time for the copy is not limited, unless --timeout is given; but a registry that stops responding ends it.',
   arguments: [{ name: 'file', about: 'file to write', file: true }],
   flags: [{ flags: '--force', about: 'overwrite an existing file' }],
   examples: [
@@ -29,7 +33,7 @@ export const backup = defineCommand<{ force?: boolean }>({
     try {
       // Open the file before the daemon makes a copy, so that a path that cannot be written fails early.
       output = createWriteStream(draft, { fd: openSync(draft, 'w', 0o600), flush: true });
-      await pipeline(await context.client().backup(), output);
+      await pipeline(await openCopy(context), output);
       renameSync(draft, path!);
     } catch (cause) {
       output?.destroy();
@@ -48,3 +52,33 @@ export const backup = defineCommand<{ force?: boolean }>({
     await context.print({ kind: 'value', text: path!, data: { file: path, bytes } });
   },
 });
+
+/**
+ * Waits for the copy, whose duration grows with the registry, so only an explicit timeout limits it. Without one, a registry that
+ * does not respond to a probe either is frozen, and would never send the copy.
+ */
+async function openCopy(context: Context): Promise<AsyncIterable<Uint8Array>> {
+  if (context.config.isSet('timeout')) return context.client().backup();
+  const frozen = new AbortController();
+  const opened = new AbortController();
+  const client = context.freshClient({ signal: AbortSignal.any([context.signal, frozen.signal]) });
+  void untilSilent(context, opened.signal).then((error) => error && frozen.abort(error));
+  try {
+    return await client.backup(Number.POSITIVE_INFINITY);
+  } finally {
+    opened.abort();
+  }
+}
+
+/** @param ended ends the probes @returns the error of a probe without a response; undefined if the probes have ended before */
+async function untilSilent(context: Context, ended: AbortSignal): Promise<VregError | undefined> {
+  while (!ended.aborted) {
+    try {
+      await context.sleep(PROBE_INTERVAL, ended);
+      await context.client().health();
+    } catch (error) {
+      if (!ended.aborted && error instanceof VregError && isSilence(error.cause as Error)) return error;
+    }
+  }
+  return undefined;
+}

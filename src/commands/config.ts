@@ -6,7 +6,7 @@ import { checkIsFile } from '../config/json-file.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config/settings.ts';
 import { suggestion, TOKEN_FILE_HINT } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
-import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
+import { maskName, maskRegistryUrls } from '../protocol/redact.ts';
 import { openEditor } from '../run/child-process.ts';
 
 const KEY = { name: 'key', about: 'name of a setting', values: SETTING_KEYS } as const;
@@ -51,7 +51,7 @@ const set = defineCommand({
     const wins = context.config.given(key);
     if (wins && wins.value !== value && wins.origin !== 'config file') {
       context.note(
-        `${key} was saved, but ${wins.origin} overrides it with ${key === 'url' ? maskRegistryUrl(wins.value) : wins.value}`,
+        `${key} was saved, but ${wins.origin} overrides it with ${key === 'url' ? maskRegistryUrls(wins.value) : wins.value}`,
       );
     }
   },

@@ -4,7 +4,7 @@ import { changeConfigFile } from '../config/config-file.ts';
 import { camelCase, checkSetting } from '../config/settings.ts';
 import { suggestion } from '../help/suggest.ts';
 import { missingFlag, VregError } from '../protocol/errors.ts';
-import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
+import { maskName, maskRegistryUrls } from '../protocol/redact.ts';
 import type { RowsAnswer } from '../render.ts';
 
 /** Settings that differ between registries. */
@@ -169,7 +169,7 @@ function entriesOf({ config }: Context): ContextEntry[] {
   return Object.entries(contexts).map(([name, values]) => {
     const known = KEYS.filter((key) => values[key] !== undefined).map((key) => [
       key,
-      key === 'url' ? maskRegistryUrl(String(values[key])) : String(values[key]),
+      key === 'url' ? maskRegistryUrls(String(values[key])) : String(values[key]),
     ]);
     return { name, current: name === config.context, ...(Object.fromEntries(known) as object) };
   });

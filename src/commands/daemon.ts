@@ -1,5 +1,6 @@
 import { defineCommand } from '../command.ts';
 import { agent } from './daemon/agent.ts';
+import { check } from './daemon/check.ts';
 import { install, uninstall } from './daemon/install.ts';
 import { logs } from './daemon/logs.ts';
 import { restore } from './daemon/restore.ts';
@@ -12,7 +13,7 @@ export const daemon = defineCommand<ServeFlags>({
   name: 'daemon',
   summary: 'run the registry, or the heartbeat agent for this VM',
   description:
-    'Runs the registry (same as vreg daemon serve). Subcommands run the heartbeat agent for this VM, show or stop running processes, restore backups, and create systemd units.',
+    'Runs the registry (same as vreg daemon serve). Subcommands run the heartbeat agent for this VM, show or stop running processes, restore backups, check etcd clusters, and create systemd units.',
   settings: SERVE_SETTINGS,
   flags: SERVE_FLAGS,
   examples: [
@@ -22,6 +23,6 @@ export const daemon = defineCommand<ServeFlags>({
   ],
   exits: [4],
   reloadsOnHangup: true,
-  commands: [serve, agent, status, logs, stop, restore, unit, install, uninstall],
+  commands: [serve, agent, status, logs, stop, restore, check, unit, install, uninstall],
   run: runServe,
 });

@@ -4,7 +4,13 @@ import { formatAge } from '../config/values.ts';
 import { Describer, type Description } from '../fleet/description.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
-import { changesForScripts, conflictForScripts, formatChanges, type HistoryItem } from '../protocol/events.ts';
+import {
+  changesForScripts,
+  conflictForScripts,
+  formatChanges,
+  type HistoryItem,
+  nameOfChange,
+} from '../protocol/events.ts';
 import { livenessOf } from '../protocol/liveness.ts';
 import type { TokenInfo } from '../protocol/token.ts';
 import { forScripts, type Service } from '../protocol/vm.ts';
@@ -209,7 +215,7 @@ function historyTable(history: readonly HistoryItem[]): RowsAnswer<HistoryItem> 
       { title: 'WHO', cell: ({ by }) => by },
       { title: 'CHANGES', cell: changesOf },
     ],
-    name: ({ position, revision }) => position ?? String(revision),
+    name: nameOfChange,
   };
 }
 

@@ -2,10 +2,12 @@ import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { ASK_THE_DOCTOR } from '../client/connection.ts';
 import { isTlsError } from '../client/tls-hints.ts';
+import type { RegistryClient } from '../client.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { SETTING_KEYS } from '../config/settings.ts';
 import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
 import { formatDuration, formatNames } from '../config/values.ts';
+import { type CheckResult, findingsAnswer } from '../fleet/findings.ts';
 import { describeClaim } from '../fleet/other-registry.ts';
 import { countStates } from '../fleet/table.ts';
 import { nextStep } from '../help/suggest.ts';
@@ -13,9 +15,8 @@ import { PATHS } from '../protocol/api.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Conflicts } from '../protocol/heartbeat.ts';
 import { livenessOf } from '../protocol/liveness.ts';
-import { maskTokens } from '../protocol/redact.ts';
+import { maskTokens, printable, registryUrls } from '../protocol/redact.ts';
 import type { Whoami } from '../protocol/token.ts';
-import type { Cell } from '../render.ts';
 
 /** Maximum acceptable difference between two clocks in seconds. NTP keeps them much closer. */
 const MAX_SKEW = 5;
@@ -24,12 +25,7 @@ const HEARTBEATS_PER_LEASE = 2;
 /** Maximum number of clones to list by id. */
 const MAX_LISTED = 3;
 
-interface Finding {
-  check: string;
-  result: 'ok' | 'warn' | 'fail' | 'skip';
-  detail: string;
-  /** The next step for a warning or failure. */
-  fix?: string;
+interface Finding extends CheckResult {
   code?: ErrorCode;
 }
 
@@ -37,7 +33,7 @@ export const doctor = defineCommand({
   name: 'doctor',
   summary: 'diagnose the connection to the registry',
   description:
-    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, whether the lease is long enough for the heartbeat interval, and how many VMs are live. Also looks for duplicate VMs and registries. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
+    'Checks the config, the host name of the registry, TLS, the connection, readiness, the token, clock skew, versions, whether the lease is long enough for the heartbeat interval, and how many VMs are live. With several URLs, checks each of them, and that they lead to one registry. Also looks for duplicate VMs and registries. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
   examples: [
     { about: 'run all checks', command: 'vreg doctor' },
     { about: 'check another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
@@ -46,32 +42,18 @@ export const doctor = defineCommand({
   exits: [2, 8],
   lenient: true,
   async run(context) {
-    const findings: Finding[] = [];
-    for (const check of CHECKS) {
-      const failed = findings.some(({ result }) => result === 'fail');
+    const findings: Finding[] = [await examine(CONFIG, context)];
+    const failed = () => findings.some(({ result }) => result === 'fail');
+    const urls = failed() ? [] : registryUrls(context.config.get('url')!);
+    if (urls.length > 1) findings.push(...(await examineUrls(context, urls)));
+    for (const check of urls.length > 1 ? CHECKS : [...CHECKS_OF_URL, ...CHECKS]) {
       findings.push(
-        failed
+        failed()
           ? { check: check.name, result: 'skip', detail: 'an earlier check failed' }
           : await examine(check, context),
       );
     }
-    await context.print({
-      kind: 'rows',
-      rows: findings,
-      columns: [
-        { title: 'CHECK', cell: ({ check }) => check },
-        { title: 'RESULT', cell: resultCell },
-        { title: 'DETAIL', cell: ({ detail }) => detail },
-        { title: 'FIX', cell: ({ fix }) => fix ?? '-' },
-      ],
-      name: ({ check }) => check,
-      data: ({ code: _code, ...finding }) => finding,
-      list: (finding) => ({
-        labels: [resultCell(finding), finding.check],
-        text: finding.detail,
-        detail: finding.fix === undefined ? undefined : `fix: ${finding.fix}`,
-      }),
-    });
+    await context.print(findingsAnswer(findings));
     const failure = findings.find(({ result }) => result === 'fail');
     if (failure) throw failureOf(failure);
   },
@@ -79,29 +61,34 @@ export const doctor = defineCommand({
 
 interface Check {
   name: string;
-  /** @returns ok, warn or skip. @throws VregError if the check fails */
-  run(context: Context): Promise<Omit<Finding, 'check'>>;
+  /**
+   * @param client of the configured URL, or of one of several
+   * @returns ok, warn or skip. @throws VregError if the check fails
+   */
+  run(context: Context, client: () => RegistryClient): Promise<Omit<Finding, 'check'>>;
 }
 
 const START_REGISTRY = 'start it there: vreg daemon; or set another URL with --url or VERS_INFRA_URL';
 
-const CHECKS: readonly Check[] = [
-  {
-    name: 'config',
-    run: async ({ config }) => {
-      void config.file;
-      for (const key of SETTING_KEYS) config.find(key);
-      void config.token();
-      void trustedCertificates(config);
-      void clientCertificate(config);
-      const { value, origin } = config.find('url')!;
-      return ok(`registry ${value} (from ${origin})`);
-    },
+const CONFIG: Check = {
+  name: 'config',
+  run: async ({ config }) => {
+    void config.file;
+    for (const key of SETTING_KEYS) config.find(key);
+    void config.token();
+    void trustedCertificates(config);
+    void clientCertificate(config);
+    const { value, origin } = config.find('url')!;
+    return ok(`registry ${value} (from ${origin})`);
   },
+};
+
+/** The checks of a URL. If there are several, each has one line with the result of all three and of {@link READY}. */
+const CHECKS_OF_URL: readonly Check[] = [
   {
     name: 'dns',
-    run: async ({ config }) => {
-      const url = new URL(config.get('url')!);
+    run: async (_context, client) => {
+      const url = new URL(client().url);
       const host = url.hostname.replace(/^\[|\]$/g, '');
       if (url.protocol === 'unix:') return { result: 'skip', detail: 'a unix socket has no host name' };
       if (isIP(host)) return { result: 'skip', detail: `${host} is an IP address` };
@@ -115,10 +102,10 @@ const CHECKS: readonly Check[] = [
   },
   {
     name: 'tls',
-    run: async (context) => {
-      if (!context.client().url.startsWith('https:')) return { result: 'skip', detail: 'the URL is not https' };
+    run: async (_context, client) => {
+      if (!client().url.startsWith('https:')) return { result: 'skip', detail: 'the URL is not https' };
       try {
-        await context.client().health();
+        await client().health();
       } catch (error) {
         const { cause } = error as VregError;
         if (isTlsError(String((cause as NodeJS.ErrnoException | undefined)?.code))) throw error;
@@ -129,11 +116,60 @@ const CHECKS: readonly Check[] = [
   },
   {
     name: 'reach',
-    run: async (context) => {
-      const { uptime } = await context.client().health();
-      return ok(`the registry responds, up ${formatDuration(uptime * 1000)}`);
+    run: async (_context, client) => {
+      try {
+        const { uptime } = await client().health();
+        return ok(`the registry responds, up ${formatDuration(uptime * 1000)}`);
+      } catch (error) {
+        if ((error as VregError).code !== 'BUSY' || (await isReady(client()))) throw error;
+        return ok('the registry responds, but is not ready');
+      }
     },
   },
+];
+
+/** False if the registry itself says so: it answers its probes, also while it refuses all other requests. */
+async function isReady(client: RegistryClient): Promise<boolean> {
+  try {
+    await client.readiness();
+    return true;
+  } catch (error) {
+    return (error as VregError).code !== 'BUSY';
+  }
+}
+
+/** Before the token, because a registry that is loading its store knows no tokens. */
+const READY: Check = {
+  name: 'ready',
+  run: async (_context, client) => {
+    const checks = await client().readinessChecks();
+    if (!checks) return readyInOneWord(client());
+    const failed = checks.find(({ result }) => result === 'fail');
+    if (failed)
+      throw new VregError('BUSY', `the registry is not ready: ${failed.name} ${failed.reason}`, {
+        hint: "see the daemon's log",
+      });
+    const writes = checks.find(({ name, result }) => name === 'writes' && result === 'warn');
+    if (!writes) return ok('the registry is ready');
+    return {
+      result: 'warn',
+      detail: writes.reason,
+      fix: "free up space on the registry's disk, or check it (dmesg, mount)",
+    };
+  },
+};
+
+/** The check of a registry that refuses to list its checks, because it is loading or does not know the token. */
+async function readyInOneWord(client: RegistryClient): Promise<Omit<Finding, 'check'>> {
+  const word = await client.readiness().catch(({ code, message }: VregError) => {
+    throw new VregError(code, message, { hint: "retry in a few seconds; if that does not help, see the daemon's log" });
+  });
+  if (word === undefined) return { result: 'skip', detail: 'the registry has no /readyz' };
+  return ok(word === 'ok' ? 'the registry is ready' : `the registry is ready, but ${word}`);
+}
+
+const CHECKS: readonly Check[] = [
+  READY,
   {
     name: 'token',
     run: async (context) => {
@@ -279,9 +315,52 @@ async function hasVregRoutes(context: Context): Promise<boolean> {
   return status === 200 && text.includes('"scope"');
 }
 
-async function examine({ name, run }: Check, context: Context): Promise<Finding> {
+/**
+ * Checks each of several URLs, and that they lead to one registry. A URL that fails is a failure only if no other one works,
+ * because the client uses the next one.
+ */
+async function examineUrls(context: Context, urls: readonly string[]): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  const ids = new Map<string, string>();
+  for (const [index, url] of urls.entries()) {
+    const client = context.freshClient({ url });
+    let found: Finding | undefined;
+    for (const check of [...CHECKS_OF_URL, READY]) {
+      const next = await examine(check, context, () => client);
+      // The result of `reach` says more than that the registry is ready.
+      if (check !== READY || next.result === 'fail') found = next;
+      if (next.result === 'fail') break;
+    }
+    const { registryId } = client.server;
+    if (registryId !== undefined) ids.set(registryId, ids.get(registryId) ?? url);
+    client.close();
+    const { check, detail, ...rest } = found!;
+    const place = rest.result === 'fail' ? `${check}: ${detail}` : `${url}: ${detail}`;
+    findings.push({ ...rest, check: `url ${index + 1}`, detail: place });
+  }
+  const isReachable = findings.some(({ result }) => result === 'ok');
+  const named = [...ids].map(([id, url]) => `${url} (${printable(id)})`);
+  return [
+    ...findings.map(
+      (finding): Finding => (finding.result === 'fail' && isReachable ? { ...finding, result: 'warn' } : finding),
+    ),
+    ...(named.length > 1
+      ? [
+          {
+            check: 'urls',
+            result: 'fail',
+            detail: `the URLs lead to different registries: ${named.join(', ')}`,
+            fix: 'configure URLs of one registry only',
+            code: 'USAGE',
+          } as const,
+        ]
+      : []),
+  ];
+}
+
+async function examine({ name, run }: Check, context: Context, client = () => context.client()): Promise<Finding> {
   try {
-    return { check: name, ...(await run(context)) };
+    return { check: name, ...(await run(context, client)) };
   } catch (error) {
     if (!(error instanceof VregError)) throw error;
     // The usual hint says to run vreg doctor, which is what the user just did.
@@ -296,8 +375,4 @@ function ok(detail: string): Omit<Finding, 'check'> {
 
 function failureOf({ check, code, fix }: Finding): VregError {
   return new VregError(code!, `the check "${check}" failed`, fix === undefined ? {} : { hint: fix });
-}
-
-function resultCell({ result }: Finding): Cell {
-  return { text: result, color: { ok: 'green', warn: 'yellow', fail: 'red', skip: 'gray' }[result] as 'green' };
 }

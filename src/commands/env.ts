@@ -58,7 +58,7 @@ async function variablesOf(
     if (!oldest && roles.length > 0) throw faults[0] ?? (await noLiveVm(context, role));
     noteFaults(context, faults);
     if (!oldest) continue;
-    const found = variablesOfRole(role, [oldest, ...others], context.client().url, { scheme });
+    const found = variablesOfRole(role, [oldest, ...others], context.client().urls, { scheme });
     Object.assign(variables, found.variables);
     if (found.fault) context.note(`VREG_${role.toUpperCase()}_URL is omitted: ${found.fault.message}`);
   }

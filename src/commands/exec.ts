@@ -44,7 +44,7 @@ export const exec = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
     }
     const vm = pickOne(await liveVms(context, role, flags), flags);
     const { service, scheme } = flags;
-    const { url, fault } = urlOrFault(vm, context.client().url, { service, scheme });
+    const { url, fault } = urlOrFault(vm, context.client().urls, { service, scheme });
     if (fault && service !== undefined) throw fault;
     if (fault) context.note(`VREG_VM_URL is not set: ${fault.message}`);
     const env = {

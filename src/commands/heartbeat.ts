@@ -1,6 +1,6 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
-import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
+import { META_FLAG, parsePid, SERVICE_FLAG, WHILE_PID_FLAG } from '../fleet/flags.ts';
 import { findMetadata, type ThisVmFlags, thisVm, thisVmId, vmWithId, withMetadata } from '../fleet/local-vm.ts';
 import { type Heartbeat, MAX_BATCH } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -10,6 +10,7 @@ import { each, type Failed, throwFailed } from '../run/batch.ts';
 
 interface Flags extends ThisVmFlags {
   every?: string;
+  whilePid?: string;
   registerIfMissing?: boolean;
   stateDir?: string;
 }
@@ -19,7 +20,7 @@ export const heartbeat = defineCommand<Flags>({
   aliases: ['hb', 'beat'],
   summary: 'send a heartbeat for this VM or others',
   description:
-    'Sends a heartbeat, which renews the lease of the VM. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, also sends a proof of identity, so that the registry can detect clones. Exit code 9 means that the registry currently accepts heartbeats from another copy of this VM (a clone or a restored snapshot), at least until that copy has been silent for one lease period.',
+    'Sends a heartbeat, which renews the lease of the VM. With --every, repeats until stopped and retries while the registry is down. With --while-pid, ends with exit code 0 when that process has exited, which replaces a hook at the end of a session; --every is then 60s unless given. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, also sends a proof of identity, so that the registry can detect clones. Exit code 9 means that the registry currently accepts heartbeats from another copy of this VM (a clone or a restored snapshot), at least until that copy has been silent for one lease period.',
   arguments: [
     {
       name: 'id',
@@ -32,6 +33,7 @@ export const heartbeat = defineCommand<Flags>({
   settings: ['id-file', 'name', 'role', 'address', 'registered-by'],
   flags: [
     { flags: '--every <duration>', about: 'repeat at this interval, e.g. 60s' },
+    WHILE_PID_FLAG,
     { flags: '--register-if-missing', about: 'register the VM if it is not registered' },
     {
       flags: '--state-dir <dir>',
@@ -44,13 +46,16 @@ export const heartbeat = defineCommand<Flags>({
   examples: [
     { about: 'once for this VM, from cron or a systemd timer', command: 'vreg heartbeat' },
     { about: 'for the lifetime of this shell', command: 'vreg heartbeat --every 60s --register-if-missing &' },
+    { about: 'until the program that runs this script has exited', command: 'vreg heartbeat --while-pid $PPID &' },
     { about: 'for two other VMs', command: 'vreg heartbeat worker-1 worker-2' },
   ],
   exits: [2, 3, 8, 9],
   async run(context, args, flags) {
     const ids = args.length > 0 ? args : [thisVmId(context.config)];
     if (flags.stateDir !== undefined) return sendWithIdentity(context, ids, flags.stateDir, flags);
-    if (flags.every !== undefined) return sendPeriodically(context, ids, parseDuration(flags.every, '--every'), flags);
+    if (flags.whilePid !== undefined) return sendWhile(context, ids, parsePid(flags.whilePid), flags);
+    if (flags.every !== undefined)
+      return sendPeriodically(context, ids, parseDuration(flags.every, '--every'), flags, context.signal);
     const { heard, rest } = await sendBatch(context, ids);
     const { done, failed } = await each(context, rest, (id) => sendOrRegister(context, id, flags));
     const heartbeats = [...heard, ...done];
@@ -67,11 +72,15 @@ async function sendWithIdentity(
   flags: Flags,
 ): Promise<void> {
   const [id] = ids;
-  if (ids.length > 1 || flags.every !== undefined) {
-    throw new VregError('USAGE', '--state-dir requires a single VM and cannot be combined with --every', {
-      field: 'state-dir',
-      hint: 'for repeated heartbeats, use vreg daemon agent, which stores the same state',
-    });
+  if (ids.length > 1 || (flags.every ?? flags.whilePid) !== undefined) {
+    throw new VregError(
+      'USAGE',
+      '--state-dir requires a single VM and cannot be combined with --every or --while-pid',
+      {
+        field: 'state-dir',
+        hint: 'for repeated heartbeats, use vreg daemon agent, which stores the same state',
+      },
+    );
   }
   const { heartbeatOnce } = await import('../../daemon/agent/one-shot.ts');
   const note = (_fields: object, message: string) => context.verbose(message);
@@ -85,6 +94,20 @@ async function sendWithIdentity(
     log: { info: note, warn: note },
   });
   await context.print(heartbeatsAnswer([sent], true));
+}
+
+/** @throws VregError NO_LIVE if there is no such process */
+async function sendWhile(context: Context, ids: readonly string[], pid: number, flags: Flags): Promise<void> {
+  const { untilExit } = await import('../../daemon/process/other-process.ts');
+  const exited = new AbortController();
+  const exit = untilExit(pid, (ms) => context.sleep(ms));
+  exit.then(
+    () => exited.abort(),
+    () => exited.abort(),
+  );
+  const interval = parseDuration(flags.every ?? context.config.get('interval')!, '--every');
+  await sendPeriodically(context, ids, interval, flags, AbortSignal.any([context.signal, exited.signal]));
+  await exit;
 }
 
 /** Sends heartbeats in batches if the server supports it. @returns as `rest` the ids that must be sent one by one */
@@ -133,6 +156,7 @@ async function sendPeriodically(
   ids: readonly string[],
   interval: number,
   flags: Flags,
+  signal: AbortSignal,
 ): Promise<void> {
   const { Agent } = await import('../../daemon/agent/agent.ts');
   const note = (_fields: object, message: string) => context.note(message);
@@ -149,7 +173,7 @@ async function sendPeriodically(
         announce: false,
         registerIfMissing: flags.registerIfMissing === true,
         log: { info: note, warn: note },
-        sleep: (ms) => context.sleep(ms),
+        sleep: (ms, until) => context.sleep(ms, until),
         onHeartbeat: async (sent) => {
           const answer = { ...heartbeatsAnswer([sent], true), continued: begun };
           begun = true;
@@ -160,7 +184,7 @@ async function sendPeriodically(
   const failed: Failed<string>[] = [];
   const loops = agents.map(async (agent, index) => {
     const id = ids[index]!;
-    await agent.run(context.signal).catch((error: Error) => {
+    await agent.run(signal).catch((error: Error) => {
       failed.push({ item: id, error });
       if (ids.length > 1) context.note(`stopped sending heartbeats for ${id}: ${error.message}`);
     });

@@ -4,8 +4,8 @@ import {
   changesForScripts,
   type FieldChanges,
   formatChanges,
-  type HistoryItem,
   JOURNAL_LENGTH,
+  nameOfChange,
 } from '../protocol/events.ts';
 import { naming } from '../run/batch.ts';
 
@@ -31,22 +31,17 @@ export const history = defineCommand<{ limit?: string }>({
       rows: await naming(id!, context.client().history(id!, max)),
       columns: [
         // On a terminal, the space is for the changes; TSV has the position, with which a script can resume.
-        { title: 'POSITION', cell: positionOf, ...(context.io.tty && context.format !== 'tsv' && { wide: true }) },
+        { title: 'POSITION', cell: nameOfChange, ...(context.io.tty && context.format !== 'tsv' && { wide: true }) },
         { title: 'WHEN', priority: 1, cell: ({ at }) => ({ time: at }) },
         { title: 'WHAT', priority: 2, cell: ({ type }) => type },
         { title: 'WHO', cell: ({ by }) => by },
         { title: 'CHANGES', priority: 3, cell: ({ type, changes }) => describe(type, changes) },
       ],
-      name: positionOf,
+      name: nameOfChange,
       forScripts: (row) => ({ row: { ...row, changes: changesForScripts(row.changes) }, fault: undefined }),
     });
   },
 });
-
-/** The revision of a change that is older than positions. */
-function positionOf({ position, revision }: HistoryItem): string {
-  return position ?? String(revision);
-}
 
 /** `name: one -> two`; for a registration or removal, the main fields of the entry. */
 function describe(type: string, changes: FieldChanges): string {

@@ -3,7 +3,7 @@ import { defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { formatDuration } from '../config/values.ts';
 import { describeClaim } from '../fleet/other-registry.ts';
-import type { Health, VmWithLiveness } from '../protocol/api.ts';
+import type { Health, ReplicaInfo, VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { OtherRegistry } from '../protocol/heartbeat.ts';
 import { ageOf, LIVENESS, type Liveness, livenessOf } from '../protocol/liveness.ts';
@@ -16,7 +16,7 @@ export const status = defineCommand({
   name: 'status',
   summary: 'show the state of the registry and the fleet',
   description:
-    'Shows whether the registry is reachable, the number of VMs by role, and the suspect and stale VMs with the time since they were last seen. A suspect VM fell silent together with a large share of the fleet; discover still returns it. After a restart or a pause of the registry, also shows how long its answers may include dead VMs. -q prints only the ids of the stale VMs.',
+    'Shows whether the registry is reachable, the number of VMs by role, and the suspect and stale VMs with the time since they were last seen. A suspect VM fell silent together with a large share of the fleet; discover still returns it. After a restart or a pause of the registry, also shows how long its answers may include dead VMs. If its disk is full or fails, shows that. If several replicas share the store of the registry, lists them and shows which one answered; one that was killed disappears within 30 s. -q prints only the ids of the stale VMs.',
   examples: [
     { about: 'the state of registry and fleet', command: 'vreg status' },
     {
@@ -32,6 +32,8 @@ export const status = defineCommand({
     const { version, now, warming } = client.server;
     const health = await client.health();
     const otherRegistry = version === undefined ? undefined : await claimOfOtherRegistry(client);
+    const degraded = version === undefined ? undefined : await degradation(client);
+    const replicas = version === undefined ? [] : await replicasOf(client);
     const roles = ROLES.map((role) => count(role, vms)).filter((row) => LIVENESS.some((liveness) => row[liveness] > 0));
     const silent = (liveness: Liveness) =>
       vms.filter((vm) => livenessOf(vm) === liveness).sort((a, b) => (a.lastSeen < b.lastSeen ? -1 : 1));
@@ -39,11 +41,14 @@ export const status = defineCommand({
     if (!isTextFormat(context.format)) {
       const registry = {
         url: client.url,
+        ...(client.urls.length > 1 ? { urls: client.urls } : {}),
         version: version ?? null,
         status: health.status,
         uptime: health.uptime,
         ...(warming === undefined ? {} : { warmingSeconds: warming }),
         ...(otherRegistry ? { otherRegistry } : {}),
+        ...(degraded === undefined ? {} : { degraded }),
+        ...(replicas.length === 0 ? {} : { replicas }),
       };
       const listOf = (vms: readonly VmWithLiveness[]) =>
         vms.map(({ id, name, role, lastSeen }) => ({ id, name, role, lastSeen, ageSeconds: ageOf({ lastSeen }, now) }));
@@ -72,7 +77,7 @@ export const status = defineCommand({
         forScripts: (row: VmWithLiveness) => ({ row, fault: idFault(row.id) }),
       }) as const;
     if (context.format === 'name') return context.print(silentAnswer('STALE VM', stale));
-    await context.print({ kind: 'value', text: registryLine(client.url, version, health), data: null });
+    await context.print({ kind: 'value', text: registryLine(placeOf(client), version, health), data: null });
     if (warming !== undefined) await context.print({ kind: 'value', text: warmingLine(warming), data: null });
     if (otherRegistry)
       await context.print({
@@ -80,6 +85,16 @@ export const status = defineCommand({
         text: `warning: ${describeClaim(otherRegistry)}: see vreg conflicts`,
         data: null,
       });
+    if (degraded !== undefined) await context.print({ kind: 'value', text: `degraded: ${degraded}`, data: null });
+    if (replicas.length > 0) {
+      await context.print({
+        kind: 'rows',
+        rows: replicas,
+        columns: replicaColumns(now),
+        name: ({ id }) => id,
+      });
+      context.io.out('\n');
+    }
     await context.print({ kind: 'rows', rows: roles, columns: ROLE_COLUMNS, name: ({ role }) => role, none: 'no VMs' });
     for (const answer of [silentAnswer('SUSPECT VM', suspect), silentAnswer('STALE VM', stale)]) {
       if (answer.rows.length === 0) continue;
@@ -107,10 +122,25 @@ function silentColumns(title: string, now: number): readonly Column<VmWithLivene
   ];
 }
 
+function replicaColumns(now: number): readonly Column<ReplicaInfo>[] {
+  return [
+    { title: 'REPLICA', cell: ({ url, id }) => url ?? id },
+    { title: 'HOST', cell: ({ host }) => host ?? '-' },
+    { title: 'VERSION', cell: ({ version }) => version ?? '-' },
+    { title: 'UP', cell: ({ since }) => (since === undefined ? '-' : formatDuration(now - Date.parse(since))) },
+    { title: 'ANSWERED', cell: ({ answered }) => (answered ? 'yes' : '-') },
+  ];
+}
+
 function count(role: Role, vms: readonly VmWithLiveness[]): RoleCount {
   const row: RoleCount = { role, live: 0, suspect: 0, stale: 0, paused: 0, stopped: 0 };
   for (const vm of vms) if (vm.role === role) row[livenessOf(vm)]++;
   return row;
+}
+
+/** The URL that responded, and its place among several. */
+function placeOf({ url, urls }: RegistryClient): string {
+  return urls.length > 1 ? `${url} (URL ${urls.indexOf(url) + 1} of ${urls.length})` : url;
 }
 
 function registryLine(url: string, version: string | undefined, { uptime }: Health): string {
@@ -130,6 +160,22 @@ async function claimOfOtherRegistry(client: RegistryClient): Promise<OtherRegist
     if (error instanceof VregError) return undefined;
     throw error;
   }
+}
+
+/** @returns none also if they cannot be read: the token may not, or the daemon is older */
+async function replicasOf(client: RegistryClient): Promise<ReplicaInfo[]> {
+  try {
+    return await client.replicas();
+  } catch (error) {
+    if (error instanceof VregError) return [];
+    throw error;
+  }
+}
+
+/** @returns why writes fail, or undefined if they do not, or an older daemon cannot say */
+async function degradation(client: RegistryClient): Promise<string | undefined> {
+  const checks = await client.readinessChecks();
+  return checks?.find(({ name, result }) => name === 'writes' && result === 'warn')?.reason;
 }
 
 function colored(amount: number, color: 'green' | 'yellow'): Cell {

@@ -2,7 +2,7 @@ import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { cannotWrite, missingFlag, VregError } from '../protocol/errors.ts';
-import { parseTokenRequest, type Restriction, SCOPES, type TokenInfo, type Whoami } from '../protocol/token.ts';
+import { parseTokenRequest, type Restriction, SCOPES, type TokenInfo } from '../protocol/token.ts';
 import { ROLES } from '../protocol/vm.ts';
 import type { Column, RowsAnswer } from '../render.ts';
 import { each, throwFailed } from '../run/batch.ts';
@@ -195,32 +195,6 @@ async function printRevoked(context: Context, names: readonly string[]): Promise
   });
 }
 
-const whoami = defineCommand({
-  name: 'whoami',
-  summary: 'show the name and scope of the current token',
-  examples: [
-    { about: 'the token from the environment', command: 'vreg token whoami' },
-    { about: 'another token', command: 'vreg token whoami --token-file ./token' },
-    { about: 'check whether the token may write', command: 'vreg token whoami -o json | jq -e \'.scope == "write"\'' },
-  ],
-  exits: [2, 8],
-  async run(context) {
-    const self = await context.client().whoami();
-    await context.print<Whoami>({
-      kind: 'rows',
-      rows: [self],
-      columns: [
-        { title: 'NAME', cell: ({ name }) => name },
-        { title: 'SCOPE', cell: ({ scope }) => scope },
-        { title: 'FOR', cell: restrictionOf },
-        { title: 'EXPIRES', cell: ({ expiresAt = '-' }) => expiresAt },
-      ],
-      name: ({ name }) => name,
-      single: true,
-    });
-  },
-});
-
 export const token = defineCommand({
   name: 'token',
   summary: 'create, list and revoke tokens',
@@ -231,5 +205,5 @@ export const token = defineCommand({
     { about: 'list the tokens', command: 'vreg token ls' },
     { about: 'revoke a token', command: 'vreg token revoke dashboard' },
   ],
-  commands: [create, ls, revoke, whoami],
+  commands: [create, ls, revoke],
 });

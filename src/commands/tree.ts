@@ -1,23 +1,34 @@
 import { defineCommand } from '../command.ts';
+import { clonesAnswer, clonesOf } from '../fleet/clones.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { naming } from '../run/batch.ts';
 
-export const tree = defineCommand({
+export const tree = defineCommand<{ clones?: boolean }>({
   name: 'tree',
   summary: 'show VMs as a tree of parents and clones',
   description:
-    'Shows each VM under its parent, the VM from which it was cloned or created (parentId), oldest registration first. With an id, shows that VM and its descendants. JSON and -q list the same VMs in the same order.',
+    'Shows each VM under its parent, the VM from which it was cloned or created (parentId), oldest registration first. With an id, shows that VM and its descendants. JSON and -q list the same VMs in the same order. With --clones, shows the clones that the registry has detected, live and past, each below the VM from which it was copied. They remain on record until they are cleared with vreg conflicts --clear.',
   arguments: [{ name: 'id', about: 'id of a VM (default: all)', optional: true, values: 'ids' }],
+  flags: [{ flags: '--clones', about: 'show the clones of the VM, live and past, instead of its descendants' }],
   examples: [
     { about: 'all VMs', command: 'vreg tree' },
     { about: 'the descendants of the golden image', command: 'vreg tree golden-1' },
+    { about: 'the clones of a VM', command: 'vreg tree worker-1 --clones' },
     { about: 'the number of descendants', command: 'vreg tree golden-1 -q | wc -l' },
   ],
   exits: [2, 3, 8],
-  async run(context, [id]) {
+  async run(context, [id], { clones }) {
     const client = context.client();
+    const isDrawn = context.format === 'table' || context.format === 'wide';
+    if (clones) {
+      const found = await clonesOf(client, id);
+      // A clone without an id of its own must not be confused with the VM from which it was copied.
+      return context.print(
+        clonesAnswer(context.format === 'name' ? found.filter((each) => each.id !== null) : found, isDrawn),
+      );
+    }
     const known = id !== undefined && (await client.isVreg()) ? await naming(id, client.subtree(id)) : undefined;
     const vms = known ?? (await client.listAtOnce()).reverse();
     const rows = depthFirst(vms, id);
@@ -27,7 +38,6 @@ export const tree = defineCommand({
         hint: 'list registered VMs: vreg ls',
       });
     }
-    const isDrawn = context.format === 'table' || context.format === 'wide';
     const answer = vmsAnswer(
       rows.map(({ vm }) => vm),
       { none: 'no VMs', now: client.server.now },

@@ -43,7 +43,7 @@ export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?:
       throw exclusiveFlags('--max-stale', `--${part}`, 'the agent caches plain URLs only; or use: vreg addr');
     const found = await askOrReadCache(context, { role: role!, file: 'url', maxStale }, async () => {
       const vm = pickOne(await liveVms(context, role!, flags), flags);
-      return { id: vm.id, url: urlOf(vm, context.client().url, flags) };
+      return { id: vm.id, url: urlOf(vm, context.client().urls, flags) };
     });
     const data = typeof found === 'string' ? { id: undefined, url: found } : found;
     await context.print({ kind: 'value', text: printable(data.url), data });

@@ -3,7 +3,7 @@ import type { Command, Context, ValueKind } from '../command.ts';
 import { isSettingKey } from '../config/settings.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { livenessOf } from '../protocol/liveness.ts';
-import { maskRegistryUrl, printable } from '../protocol/redact.ts';
+import { maskRegistryUrls, printable } from '../protocol/redact.ts';
 import { isRole, looksLikeFlag, ROLES } from '../protocol/vm.ts';
 import { type CommandLine, findCommand, type Offers, offersOfSetting, readCommandLine } from './command-line.ts';
 import { Sources } from './sources.ts';
@@ -174,7 +174,7 @@ const PARTS: Parts = {
     whole(
       Object.entries(sources.contexts()).map(([value, { url }]) => ({
         value,
-        about: typeof url === 'string' ? maskRegistryUrl(url) : '',
+        about: typeof url === 'string' ? maskRegistryUrls(url) : '',
       })),
     ),
   commands: async (word, { args }, sources) => {

@@ -10,12 +10,12 @@ import { type UrlParts, urlOrFault } from './vm-url.ts';
 export function variablesOfRole(
   role: string,
   vms: readonly [Vm, ...Vm[]],
-  registryUrl: string,
+  registryUrls: readonly string[],
   parts?: UrlParts,
 ): { variables: Record<string, string>; fault: VregError | undefined } {
   const prefix = `VREG_${role.toUpperCase()}`;
   const [oldest] = vms;
-  const { url, fault } = urlOrFault(oldest, registryUrl, parts);
+  const { url, fault } = urlOrFault(oldest, registryUrls, parts);
   return {
     variables: {
       [`${prefix}_ID`]: oldest.id,

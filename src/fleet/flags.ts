@@ -54,6 +54,21 @@ export const META_FLAG: Flag = {
   values: 'metadata',
 };
 
+export const WHILE_PID_FLAG: Flag = {
+  flags: '--while-pid <pid>',
+  about: 'run until the process with this pid has exited',
+};
+
+/** @throws VregError USAGE */
+export function parsePid(text: string): number {
+  // The highest pid of Linux is 2^22 (proc(5), pid_max).
+  if (/^[1-9]\d{0,6}$/.test(text)) return Number(text);
+  throw new VregError('USAGE', `invalid --while-pid "${text}"`, {
+    field: 'while-pid',
+    hint: 'use the pid of a running process, e.g. $PPID',
+  });
+}
+
 export const META_COLUMNS_FLAG: Flag = {
   flags: '-L, --meta-columns <key>',
   about: 'metadata keys to show as columns, separated by commas',

@@ -89,7 +89,7 @@ export interface ThisVmFlags {
   status?: string;
   service?: string[];
   meta?: string[];
-  parent?: string;
+  parent?: string | undefined;
 }
 
 /**
@@ -124,12 +124,18 @@ const REQUIRED: readonly string[] = ['id', 'name', 'role', 'address'];
 /**
  * Completes an entry of a file like {@link vmWithId}. Its own fields take precedence; null in an optional field counts as
  * missing. An entry without an id is this VM.
+ * @param ownId the id of this VM, if it is not that of the settings
  */
-export function completeEntry(config: Config, flags: ThisVmFlags, given: { id?: unknown }): Record<string, unknown> {
+export function completeEntry(
+  config: Config,
+  flags: ThisVmFlags,
+  given: { id?: unknown },
+  ownId = thisVmId(config),
+): Record<string, unknown> {
   const fields = Object.entries(given).filter(([field, value]) => value !== null || REQUIRED.includes(field));
   const entry: { id?: unknown } = Object.fromEntries(fields);
   const { id = thisVmId(config) } = entry;
-  const isThisVm = id === thisVmId(config);
+  const isThisVm = id === ownId;
   const own = (key: 'name' | 'role' | 'address') => {
     const found = config.find(key);
     return isThisVm || found?.origin.startsWith('flag') ? found?.value : undefined;

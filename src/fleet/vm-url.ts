@@ -25,12 +25,12 @@ const MAX_NAMED = 8;
 /**
  * Builds the URL of a VM. The port is that of the named service; without a name, it is the port in the address or, if there is
  * none, the only port of the VM's services. The scheme is the `protocol` of the services with that port; without one, it is the
- * scheme of the registry's URL if both have the same host or are in the same domain, because then the same proxy serves both,
+ * scheme of a URL of the registry if both have the same host or are in the same domain, because then the same proxy serves both,
  * otherwise `http`.
  * @param vm an entry with a valid address
  * @throws VregError USAGE or INVALID naming the VM's services if they do not determine the port and the scheme
  */
-export function urlOf(vm: Vm, registryUrl: string, { service, scheme, path = '' }: UrlParts = {}): string {
+export function urlOf(vm: Vm, registryUrls: readonly string[], { service, scheme, path = '' }: UrlParts = {}): string {
   const { host, port: own } = splitAddress(vm.address);
   const services = (vm.services ?? []).filter(({ name, port }) => isPort(port) && (service ?? name) === name);
   const port = own !== undefined && service === undefined ? Number(own) : onlyPort(vm, services, service);
@@ -39,7 +39,7 @@ export function urlOf(vm: Vm, registryUrl: string, { service, scheme, path = '' 
       vm,
       services.filter((each) => each.port === port),
     );
-  const fallback = () => (isInDomainOf(registryUrl, host) ? 'https' : 'http');
+  const fallback = () => (registryUrls.some((url) => isInDomainOf(url, host)) ? 'https' : 'http');
   const slash = path === '' || path.startsWith('/') ? '' : '/';
   return `${scheme ?? protocol() ?? fallback()}://${host}:${port}${slash}${path}`;
 }
@@ -47,11 +47,11 @@ export function urlOf(vm: Vm, registryUrl: string, { service, scheme, path = '' 
 /** Same as {@link urlOf}, but returns a VregError instead of throwing it. */
 export function urlOrFault(
   vm: Vm,
-  registryUrl: string,
+  registryUrls: readonly string[],
   parts?: UrlParts,
 ): { url: string; fault?: never } | { url?: never; fault: VregError } {
   try {
-    return { url: urlOf(vm, registryUrl, parts) };
+    return { url: urlOf(vm, registryUrls, parts) };
   } catch (error) {
     if (error instanceof VregError) return { fault: error };
     throw error;

@@ -12,8 +12,10 @@ export const READMES = [
   'README.md',
   'daemon/README.md',
   'daemon/http/README.md',
+  'daemon/store/etcd/README.md',
   'src/README.md',
   'src/commands/README.md',
+  'src/page/README.md',
   'test/README.md',
 ] as const;
 

@@ -57,6 +57,7 @@ export function commandHelp(command: Command<never>, path: readonly string[]): s
       (command.arguments ?? []).map(({ name, about, values }) => [name.toUpperCase(), about + choices(values)]),
     ],
     ['Flags', [...(command.settings ?? []).map(settingRow), ...(command.flags ?? []).map(flagRow)]],
+    command.table ? [command.table.title, command.table.rows] : '',
     GLOBAL_FLAGS_POINTER,
     ['Exit codes', [0, 1, 5, ...exits].sort((a, b) => a - b).map((code) => [String(code), EXIT_MEANING[code]!])],
   ]);

@@ -56,6 +56,7 @@ function body(command: Command<never>, parents: readonly string[]): string {
     section('DESCRIPTION', description),
     own.length > 0 ? section('FLAGS', rows(own), true) : '',
     commands.length > 0 ? section('COMMANDS', commands.map((child) => subcommand(child, path)).join(''), true) : '',
+    command.table ? section(command.table.title.toUpperCase(), rows(command.table.rows), true) : '',
     section(
       'EXAMPLES',
       examples.map(({ about, command: line }) => `.TP\n${roff(about)}\n.nf\n${roff(line)}\n.fi\n`).join(''),

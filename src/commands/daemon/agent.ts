@@ -1,9 +1,10 @@
 import { join } from 'node:path';
 import type { AgentSettings } from '../../../daemon/agent/process.ts';
+import type { AgentLog } from '../../../daemon/agent/registry-session.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { parseDuration } from '../../config/values.ts';
 import { quotePosix, variablesOfRole } from '../../fleet/env.ts';
-import { META_FLAG, SERVICE_FLAG } from '../../fleet/flags.ts';
+import { META_FLAG, parsePid, SERVICE_FLAG, WHILE_PID_FLAG } from '../../fleet/flags.ts';
 import { findMetadata, findVmId, type ThisVmFlags, thisVm } from '../../fleet/local-vm.ts';
 import { urlOrFault } from '../../fleet/vm-url.ts';
 import type { OnClone, OnExit } from '../../protocol/api.ts';
@@ -20,6 +21,9 @@ import {
   startLifecycle,
   VM_SETTINGS,
 } from './process.ts';
+
+/** Milliseconds between two checks of the programs for which the agent runs. */
+const CALLER_INTERVAL = 1000;
 
 /**
  * Time limit in milliseconds for the request that the agent sends when it stops. Well below the 10 s that the unit allows for
@@ -38,6 +42,7 @@ interface Flags extends ThisVmFlags {
   checkRise?: string;
   checkFall?: string;
   rebirthHook?: string[];
+  whilePid?: string;
 }
 
 const CHECK_FLAGS: readonly Flag[] = [
@@ -52,7 +57,7 @@ export const agent = defineCommand<Flags>({
   name: 'agent',
   summary: 'register this VM and keep it alive',
   description:
-    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, the agent registers the VM again. On SIGTERM, the agent sets the status of the VM to stopped (see --on-exit) and exits; on SIGHUP, it reloads the settings. Each heartbeat contains a proof of identity. If another incarnation of the VM is sending heartbeats, the agent exits with 9 or acts according to --on-clone; once the other one has been silent for one lease period, the agent is accepted.',
+    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, the agent registers the VM again. On SIGTERM, the agent sets the status of the VM to stopped (see --on-exit) and exits; on SIGHUP, it reloads the settings. With --while-pid, it stops when that process, and each one that vreg hook start has added, has exited. Each heartbeat contains a proof of identity. If another incarnation of the VM is sending heartbeats, the agent exits with 9 or acts according to --on-clone; once the other one has been silent for one lease period, the agent is accepted.',
   settings: [...VM_SETTINGS, 'interval', 'on-exit', 'on-clone', 'id-command', 'run-dir', ...LOG_SETTINGS],
   flags: [
     SERVICE_FLAG,
@@ -63,6 +68,7 @@ export const agent = defineCommand<Flags>({
       about: 'shell command to run after a clone receives its new id (in VREG_ID)',
       repeat: true,
     },
+    WHILE_PID_FLAG,
     DETACH,
   ],
   examples: [
@@ -79,12 +85,13 @@ export const agent = defineCommand<Flags>({
   ],
   reloadsOnHangup: true,
   exits: [2, 4, 9],
-  run: (context, _args, flags) => reportingFailure(runAgent(context, flags)),
+  run: (context, _args, flags) => reportingFailure(context, runAgent(context, flags)),
 });
 
 async function runAgent(context: Context, flags: Flags): Promise<void> {
   const { config } = context;
   const stateDir = dataDirOf(context);
+  const caller = flags.whilePid === undefined ? undefined : parsePid(flags.whilePid);
   const checks = flags.check ? checksOf(flags) : undefined;
   const logFile = join(stateDir, 'agent.log');
   if (flags.detach) return detach(context, 'agent', logFile);
@@ -92,12 +99,15 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   const processLog = await createLog(context, logFile);
   const { log } = processLog;
   const { value: id, origin: idOrigin } = findVmId(config);
-  const registry = context.client().url;
   let status = 'starting';
   const lifecycle = await startLifecycle(context, processLog, () => status);
-  await main.runAgent(
+  const settings = settingsOf(context, flags, log);
+  const ended = new AbortController();
+  const until = AbortSignal.any([context.signal, ended.signal]);
+  const signal = caller === undefined ? context.signal : await whileCalled(context, stateDir, caller, log, until);
+  const running = main.runAgent(
     {
-      ...settingsOf(context, flags),
+      ...settings,
       id,
       idOrigin,
       addedMetadata: findMetadata(config, id),
@@ -108,7 +118,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       addressFiles: addressFilesOf(context),
       checks,
       onReady: (warning) => {
-        status = warning ?? `registered with ${registry}`;
+        status = warning ?? `registered with ${settings.client.url}`;
         // The agent is ready even if the registry is unreachable: units that wait for the agent must not wait for the
         // registry.
         void lifecycle.ready(warning);
@@ -125,24 +135,50 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
             what: 'the settings',
             reload() {
               config.reload();
-              apply(settingsOf(context, flags));
+              apply(settingsOf(context, flags, log));
             },
           },
         ]),
     },
     log,
-    context.signal,
+    signal,
   );
+  // Otherwise, the search for callers would keep the process of an agent running that has failed.
+  await running.finally(() => ended.abort());
   await lifecycle.stopping();
 }
 
+/**
+ * @param until ends the search for these programs
+ * @returns a signal that is aborted when no program for which the agent runs is left, and with `until`
+ */
+async function whileCalled(
+  context: Context,
+  stateDir: string,
+  pid: number,
+  log: AgentLog,
+  until: AbortSignal,
+): Promise<AbortSignal> {
+  const { addCaller, hasCaller } = await import('../../../daemon/process/callers.ts');
+  addCaller(stateDir, pid);
+  const left = new AbortController();
+  const watch = async () => {
+    while (hasCaller(stateDir)) await context.sleep(CALLER_INTERVAL, until);
+    log.info({}, 'the program for which this agent ran has exited: stopping');
+    left.abort();
+  };
+  // The sleep is rejected when the agent stops for another reason.
+  watch().catch(() => {});
+  return AbortSignal.any([until, left.signal]);
+}
+
 /** Reads the current settings. @throws VregError USAGE or INVALID naming the setting */
-function settingsOf(context: Context, flags: Flags): AgentSettings {
+function settingsOf(context: Context, flags: Flags, log: AgentLog): AgentSettings {
   const { config, env } = context;
   // Validate the flags now instead of when a clone needs them.
   thisVm(config, flags);
   return {
-    client: context.freshClient(),
+    client: context.freshClient({ warn: (message) => log.warn({}, message) }),
     exitClient: context.lastClient(SIGN_OFF_TIMEOUT),
     vmOf: (id) => thisVm(config, flags, id),
     interval: config.duration('interval'),
@@ -154,14 +190,14 @@ function settingsOf(context: Context, flags: Flags): AgentSettings {
 function addressFilesOf(context: Context) {
   const dir = context.config.runDir;
   if (dir === undefined) return undefined;
-  const { url } = context.client();
+  const { urls } = context.client();
   return {
     dir,
-    urlOf: (vm: Vm) => urlOrFault(vm, url),
+    urlOf: (vm: Vm) => urlOrFault(vm, urls),
     envOf: (live: ReadonlyMap<string, readonly Vm[]>) =>
       [...live]
         .flatMap(([role, [oldest, ...others]]) =>
-          oldest ? Object.entries(variablesOfRole(role, [oldest, ...others], url).variables) : [],
+          oldest ? Object.entries(variablesOfRole(role, [oldest, ...others], urls).variables) : [],
         )
         .map(([name, value]) => `${name}=${quotePosix(value)}\n`)
         .join(''),

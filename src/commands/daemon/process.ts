@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import type { Lifecycle } from '../../../daemon/process/lifecycle.ts';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
 import type { Argument, Context, Flag } from '../../command.ts';
+import { withOrigin } from '../../config/secret-file.ts';
 import type { SettingKey } from '../../config/settings.ts';
 import type { LogFormat, LogLevel } from '../../protocol/api.ts';
 import { VregError } from '../../protocol/errors.ts';
@@ -63,10 +64,22 @@ export async function startLifecycle(
 }
 
 /** If this process was started by `--detach`, reports its failure to the command that started it. */
-export async function reportingFailure(running: Promise<void>): Promise<void> {
-  return running.catch(async (error: unknown) => {
+export async function reportingFailure(context: Context, running: Promise<void>): Promise<void> {
+  return namingOriginOfPath(context, running).catch(async (error: unknown) => {
     await (await import('../../../daemon/process/detach.ts')).reportFailure(error);
     throw error;
+  });
+}
+
+/** Settings whose paths the daemon and the agent check only when they use them. */
+const PATHS: readonly SettingKey[] = ['data-dir', 'native-dir', 'run-dir', 'socket'];
+
+/** Adds the origin of a path to an error that concerns it: `cannot use the data dir … (EACCES, from VREG_DATA_DIR)`. */
+export function namingOriginOfPath<T>({ config }: Context, running: Promise<T>): Promise<T> {
+  return running.catch((error: unknown) => {
+    const key = error instanceof VregError ? PATHS.find((path) => path === error.field) : undefined;
+    const found = key && config.find(key);
+    throw found ? withOrigin(error as VregError, found.origin) : error;
   });
 }
 
@@ -101,6 +114,7 @@ export async function findRunning(context: Context, kinds: readonly ProcessInfo[
 }
 
 const WARNING: Column<ProcessInfo> = { title: 'WARNING', cell: ({ warning }) => warning ?? '-' };
+const STATE: Column<ProcessInfo> = { title: 'STATE', cell: ({ state }) => state ?? 'running' };
 
 export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<ProcessInfo> {
   return {
@@ -112,15 +126,17 @@ export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<Proces
       { title: 'SINCE', cell: ({ since }) => ({ time: since }) },
       { title: 'URL', cell: ({ urls }) => urls.join(',') },
       { title: 'VM', cell: ({ vm }) => vm ?? '-' },
+      ...(rows.some(({ state }) => state !== undefined) ? [STATE] : []),
       ...(rows.some(({ warning }) => warning !== undefined) ? [WARNING] : []),
     ],
     name: ({ pid }) => String(pid),
-    data: ({ kind, pid, since, urls, vm, warning }) => ({
+    data: ({ kind, pid, since, urls, vm, state, warning }) => ({
       kind,
       pid,
       since,
       urls,
       ...(vm === undefined ? {} : { vm }),
+      ...(state === undefined ? {} : { state }),
       ...(warning === undefined ? {} : { warning }),
     }),
   };

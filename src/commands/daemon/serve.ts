@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import type { EtcdSettings } from '../../../daemon/open-store.ts';
 import type { Reloader } from '../../../daemon/process/lifecycle.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import type { SettingKey } from '../../config/settings.ts';
@@ -32,6 +33,13 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'socket',
   'stale-after',
   'mass-loss',
+  'store',
+  'etcd-user',
+  'etcd-password-file',
+  'etcd-ca',
+  'etcd-cert',
+  'etcd-key',
+  'heartbeat-flush',
   'allow-host',
   'native-dir',
   'tls-cert',
@@ -39,6 +47,7 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'tls-client-ca',
   'trust-proxy',
   'cors-origin',
+  'public-url',
   'max-body',
   'max-vms',
   'max-connections',
@@ -75,6 +84,10 @@ export const serve = defineCommand<ServeFlags>({
       command: 'vreg daemon serve --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt',
     },
     {
+      about: 'serve as one of several replicas on an etcd cluster',
+      command: 'vreg daemon serve --store etcd://a:2379,b:2379,c:2379/vreg/v1/ --token-file /etc/vreg/token',
+    },
+    {
       about: 'run in the background, on a unix socket only',
       command: 'vreg daemon serve --socket /run/user/1000/vreg.sock --detach',
     },
@@ -85,7 +98,7 @@ export const serve = defineCommand<ServeFlags>({
 });
 
 export function runServe(context: Context, _args: string[], flags: ServeFlags): Promise<void> {
-  return reportingFailure(serveUntilStopped(context, flags));
+  return reportingFailure(context, serveUntilStopped(context, flags));
 }
 
 async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<void> {
@@ -98,7 +111,10 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   // PORT may be meant for another program.
   const isPortGiven = config.isSet('port') && config.find('port')?.origin !== 'PORT';
   const tcp = socket === undefined || config.isSet('host') || isPortGiven;
-  const tls = serverCertificates(config);
+  // The last values that were valid. A reload that fails changes neither the running registry nor its next start.
+  let certificates = serverCertificates(config);
+  let token = config.token()?.value;
+  const isTls = certificates !== undefined;
   const main = await import('../../../daemon/main.ts');
   const processLog = await createLog(context, logFile);
   const { log } = processLog;
@@ -109,57 +125,106 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   process.umask(0o077);
   const { unpackAddon } = await import('../../../daemon/store/addon.ts');
   await unpackAddon(config.nativeDir);
-  const daemon = await main.serve(
-    {
-      dataDir,
-      staleAfter: config.duration('stale-after'),
-      massLoss: parseMassLoss(config.get('mass-loss')!),
-      allowHosts: config.get('allow-host')?.split(',') ?? [],
-      limits: {
-        maxBody: parseBytes(config.get('max-body')!, 'max-body'),
-        maxVms: Number(config.get('max-vms')),
-        isMaxVmsSet: config.isSet('max-vms'),
-        maxConnections: Number(config.get('max-connections')),
+  let status = () => 'loading the store';
+  const lifecycle = await startLifecycle(context, processLog, () => status());
+  const { signal } = context;
+  let port = Number(config.get('port'));
+  const start = (waitsForStore: boolean) =>
+    main.serve(
+      {
+        dataDir,
+        etcd: etcdSettings(context),
+        staleAfter: config.duration('stale-after'),
+        massLoss: parseMassLoss(config.get('mass-loss')!),
+        allowHosts: config.get('allow-host')?.split(',') ?? [],
+        limits: {
+          maxBody: parseBytes(config.get('max-body')!, 'max-body'),
+          maxVms: Number(config.get('max-vms')),
+          isMaxVmsSet: config.isSet('max-vms'),
+          maxConnections: Number(config.get('max-connections')),
+        },
+        token,
+        tls: certificates,
+        trustProxy: config.get('trust-proxy'),
+        corsOrigins: config.get('cors-origin')?.split(',') ?? [],
+        publicUrl: config.get('public-url'),
+        version: context.version,
+        ...(tcp ? { tcp: { host: config.get('host')!, port } } : {}),
+        socket,
+        self: flags.selfRegister ? (port) => selfRegistration(context, flags, port, isTls) : undefined,
+        waitsForStore,
+        signal,
       },
-      token: config.token()?.value,
-      tls,
-      trustProxy: config.get('trust-proxy'),
-      corsOrigins: config.get('cors-origin')?.split(',') ?? [],
-      version: context.version,
-      ...(tcp ? { tcp: { host: config.get('host')!, port: Number(config.get('port')) } } : {}),
-      socket,
-      self: flags.selfRegister ? (port) => selfRegistration(context, flags, port, tls !== undefined) : undefined,
+      log,
+    );
+  let starting = start(false);
+  const reloadToken: Reloader = {
+    what: 'the token',
+    async reload() {
+      config.reload();
+      const replacement = config.token()?.value;
+      (await starting).replaceToken(replacement);
+      token = replacement;
     },
-    log,
-  );
-  const line = `vreg ${context.version} listening on ${daemon.urls.join(' and ')}, data in ${daemon.dataDir}`;
-  if (log.isLevelEnabled('info')) log.info({ urls: daemon.urls, dataDir: daemon.dataDir }, line);
-  else context.note(line.replace(/^vreg /, ''));
-  const lifecycle = await startLifecycle(context, processLog, daemon.status);
-  const reloaders: Reloader[] = [
-    {
-      what: 'the token',
-      reload() {
-        config.reload();
-        daemon.replaceToken(config.token()?.value);
-      },
+  };
+  const reloadCertificates: Reloader = {
+    what: 'the certificate',
+    async reload() {
+      config.reload();
+      const replacement = serverCertificates(config);
+      (await starting).replaceCertificates(replacement);
+      certificates = replacement;
     },
-  ];
-  if (tls) {
-    reloaders.push({
-      what: 'the certificate',
-      reload() {
-        config.reload();
-        daemon.replaceCertificates(serverCertificates(config));
-      },
+  };
+  let isFirst = true;
+  /** @returns false if the registry must be started again */
+  const untilEnd = async (): Promise<boolean> => {
+    const daemon = await starting.catch((error: unknown) => {
+      if (!signal.aborted || error !== signal.reason) throw error;
+      return undefined;
     });
-  }
-  lifecycle.reloadOnHangup(reloaders);
-  await lifecycle.ready();
-  await lifecycle.untilStopped();
-  log.info('stopping: finishing accepted requests');
-  await Promise.all([lifecycle.stopping(), daemon.close()]);
-  log.info('stopped');
+    if (!daemon) {
+      log.info('stopped before the store was loaded');
+      await lifecycle.stopping();
+      return true;
+    }
+    status = daemon.status;
+    const data = config.get('store') ?? daemon.dataDir;
+    const line = `vreg ${context.version} listening on ${daemon.urls.join(' and ')}, data in ${data}`;
+    if (log.isLevelEnabled('info')) log.info({ urls: daemon.urls, dataDir: daemon.dataDir }, line);
+    else context.note(line.replace(/^vreg /, ''));
+    if (isFirst) lifecycle.reloadOnHangup(isTls ? [reloadToken, reloadCertificates] : [reloadToken]);
+    isFirst = false;
+    await lifecycle.ready();
+    await Promise.race([lifecycle.untilStopped(), daemon.outdated]);
+    if (signal.aborted) {
+      log.info('stopping: finishing accepted requests');
+      await Promise.all([lifecycle.stopping(), daemon.close()]);
+      log.info('stopped');
+      return true;
+    }
+    status = () => 'loading the store';
+    // The port that was picked for --port 0 is the one that clients know.
+    port = daemon.port ?? port;
+    await daemon.close();
+    return false;
+  };
+  while (!(await untilEnd())) starting = start(true);
+}
+
+/** Undefined for the embedded store. */
+function etcdSettings({ config }: Context): EtcdSettings | undefined {
+  const url = config.get('store');
+  if (url === undefined) return undefined;
+  return {
+    url,
+    user: config.get('etcd-user'),
+    passwordFile: config.get('etcd-password-file'),
+    ca: config.get('etcd-ca'),
+    cert: config.get('etcd-cert'),
+    key: config.get('etcd-key'),
+    flushInterval: config.duration('heartbeat-flush'),
+  };
 }
 
 /** @returns a share from 0 to 1; for `off` 1, which no loss exceeds */

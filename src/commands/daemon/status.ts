@@ -4,7 +4,8 @@ import { findRunning, processesAnswer } from './process.ts';
 export const status = defineCommand({
   name: 'status',
   summary: 'show the running daemon and agents',
-  description: 'Shows the registry and the agents that use this data dir. Exits with 3 if none is running.',
+  description:
+    'Shows the registry and the agents that use this data dir. A registry that is loading its store has the state loading. Exits with 3 if none is running.',
   settings: ['data-dir'],
   examples: [
     { about: 'the running processes', command: 'vreg daemon status' },

@@ -6,10 +6,10 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire, wrap } from 'node:module';
 import { join } from 'node:path';
 import { Script } from 'node:vm';
-import { isHot } from './hot.ts';
+import { bundleOf } from '../hot.ts';
 
 declare const __DIST__: string;
-const bundle = join(__DIST__, isHot(process.argv.slice(2)) ? 'hot.cjs' : 'vreg.cjs');
+const bundle = join(__DIST__, `${bundleOf(process.argv.slice(2))}.cjs`);
 const cache = `${bundle}.cache`;
 
 // The bundles are ASCII, which is read faster as Latin-1.

@@ -3,13 +3,13 @@ import { start } from './start.ts';
 
 start(async (argv, deps) => {
   const [{ main }, commands, { UndiciTransport }] = await Promise.all([
-    import('./cli.ts'),
-    import('./commands.ts'),
-    import('./client/transport/undici.ts'),
+    import('../cli.ts'),
+    import('../commands.ts'),
+    import('../client/transport/undici.ts'),
   ]);
   return main(argv, {
     ...deps,
     commands: { load: commands.loadCommand, loadAll: commands.loadAllCommands },
-    openTransport: (url, tls) => new UndiciTransport(url, tls),
+    openTransport: (...to) => new UndiciTransport(...to),
   });
 });

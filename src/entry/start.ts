@@ -1,10 +1,10 @@
 /** Connects a program to the arguments, the terminal, the signals and the exit code of the process. */
 import { isatty } from 'node:tty';
-import type { Interrupted } from './exit.ts';
-import { systemIo } from './io.ts';
-import { isStartedByNohup, ProcessSignals } from './run/signals.ts';
-import type { Deps } from './session.ts';
-import { VERSION } from './version.ts';
+import type { Interrupted } from '../exit.ts';
+import { systemIo } from '../io.ts';
+import { isStartedByNohup, ProcessSignals } from '../run/signals.ts';
+import type { Deps } from '../session.ts';
+import { VERSION } from '../version.ts';
 
 /** Dependencies that are the same for each program. */
 type ProcessDeps = Omit<Deps, 'commands' | 'openTransport'>;
