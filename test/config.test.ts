@@ -206,6 +206,8 @@ function someValue(key: SettingKey): string {
       timeout: '7s',
       'stale-after': '7s',
       interval: '7s',
+      'heartbeat-flush': '7s',
+      'public-url': 'https://x.example',
       port: '7',
       'mass-loss': '7%',
       'max-body': '7',

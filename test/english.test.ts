@@ -9,7 +9,7 @@ const ROOT = join(import.meta.dirname, '..');
 const entries = (folder: string) =>
   readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' }).map((file) => join(folder, file));
 const sources = [...['src', 'daemon', 'test'].flatMap(entries), 'bin/build.mjs'].filter(
-  (file) => /\.(ts|mjs)$/.test(file) && file !== 'test/english.test.ts',
+  (file) => /\.(tsx?|mjs)$/.test(file) && file !== 'test/english.test.ts',
 );
 const documents = [...['src', 'daemon', 'test'].flatMap(entries), 'README.md', 'CHANGELOG.md'].filter((file) =>
   file.endsWith('.md'),

@@ -16,7 +16,7 @@ interface Import {
 
 const files = ['src', 'daemon'].flatMap((folder) =>
   readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
-    .filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
+    .filter((file) => /\.tsx?$/.test(file) && !file.endsWith('.d.ts'))
     .map((file) => join(folder, file)),
 );
 
@@ -69,22 +69,26 @@ test('the parser finds imports of every kind', () => {
 
 test('every relative import names an existing file', () => {
   assert.deepEqual(
-    violations(({ to, own }) => own && to.endsWith('.ts') && !files.includes(to)),
+    violations(({ to, own }) => own && /\.tsx?$/.test(to) && !files.includes(to)),
     [],
   );
 });
 
 /**
- * Errors, types of journal lines, durable files, files of the program, memory budgets, random ids, the pid file that a restore
- * checks, and private folders.
+ * Errors, types of journal lines, durable files, files of the program, memory budgets, random ids, the processes that own a
+ * folder, the pid file that a restore checks, private folders, the histogram of commits, and the times in which no replica received heartbeats.
  */
 const STORE_IMPORTS = [
+  'src/protocol/api.ts',
   'src/files.ts',
   'src/program.ts',
   'src/protocol/errors.ts',
   'src/protocol/events.ts',
   'src/protocol/position.ts',
+  'daemon/clock.ts',
   'daemon/limits.ts',
+  'daemon/observability/histogram.ts',
+  'daemon/process/other-process.ts',
   'daemon/process/random.ts',
   'daemon/process/pid-file.ts',
   'daemon/process/state-dir.ts',
@@ -96,8 +100,15 @@ function isWithinDaemonCommand(from: string, to: string): boolean {
   return to.startsWith(folder) && (from === 'src/commands/daemon.ts' || from.startsWith(folder));
 }
 
-/** The entry points of the bundles of the command line. */
-const ENTRIES = ['src/boot.ts', 'src/executable.ts', 'src/main.ts', 'src/hot-main.ts'];
+/** The entry points of the bundles. */
+const ENTRIES = [
+  'src/entry/boot.ts',
+  'src/entry/executable.ts',
+  'src/entry/main.ts',
+  'src/entry/hot-main.ts',
+  'src/entry/mcp-main.ts',
+  'src/plugin/pi/extension.ts',
+];
 
 const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => boolean][] = [
   [
@@ -117,21 +128,23 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
       from.startsWith('src/commands/') && to.startsWith('src/commands/') && !isWithinDaemonCommand(from, to),
   ],
   [
-    'only the table of commands and the program of the hot commands import commands, dynamically',
+    'only the table of commands and the programs of some commands import commands, dynamically',
     'a command is loaded when it is named',
     ({ from, to, kind }) =>
       to.startsWith('src/commands/') &&
-      (!['src/commands.ts', 'src/hot-main.ts'].includes(from) || kind !== 'dynamic') &&
+      (!['src/commands.ts', 'src/entry/hot-main.ts', 'src/entry/mcp-main.ts'].includes(from) || kind !== 'dynamic') &&
       !isWithinDaemonCommand(from, to),
   ],
   [
-    'only the commands that run the daemon or the agent import daemon modules',
+    'only the programs that run the daemon or the agent, and the reader of its state, import daemon modules',
     'the CLI reaches the registry over HTTP, also on the same machine',
     ({ from, to }) =>
       from.startsWith('src/') &&
       to.startsWith('daemon/') &&
       !from.startsWith('src/commands/daemon/') &&
-      from !== 'src/commands/heartbeat.ts',
+      !['src/commands/heartbeat.ts', 'src/commands/hook.ts', 'src/fleet/self.ts', 'src/plugin/pi/own-vm.ts'].includes(
+        from,
+      ),
   ],
   [
     'commands import daemon modules dynamically or for their types',
@@ -178,11 +191,25 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
     ({ from, to }) =>
       from.startsWith('daemon/') && ['commander', 'conf', 'chalk', 'cli-table3', 'string-width'].includes(to),
   ],
+  [
+    'the fleet page imports the protocol, its own modules, preact and the parser of event streams only',
+    'it runs in browsers, where each library makes the first paint slower',
+    ({ from, to, own }) =>
+      from.startsWith('src/page/') &&
+      !to.startsWith(own ? 'src/page/' : 'preact') &&
+      !to.startsWith('src/protocol/') &&
+      !['@preact/signals', 'eventsource-parser'].includes(to),
+  ],
+  [
+    'no other module imports the fleet page',
+    'the build bundles it for browsers',
+    ({ from, to }) => to.startsWith('src/page/') && !from.startsWith('src/page/'),
+  ],
   ['no module imports an entry point', 'it would run twice', ({ to }) => ENTRIES.includes(to)],
   [
     'boot.ts imports only what chooses a bundle',
     'it has no code cache',
-    ({ from, to, own }) => from === 'src/boot.ts' && own && to !== 'src/hot.ts',
+    ({ from, to, own }) => from === 'src/entry/boot.ts' && own && to !== 'src/hot.ts',
   ],
   ['no module imports tests', 'the package does not contain them', ({ to }) => to.startsWith('test/')],
 ];
@@ -193,8 +220,16 @@ for (const [rule, why, forbidden] of RULES) {
 
 const USERS: readonly [name: string, where: readonly string[], why: string][] = [
   ['undici', ['src/client/transport/undici.ts'], 'one transport uses it'],
-  ['src/client/transport/undici.ts', ['src/main.ts'], 'the program chooses the transport of its commands'],
-  ['src/client/transport/node-http.ts', ['src/hot-main.ts'], 'the program chooses the transport of its commands'],
+  [
+    'src/client/transport/undici.ts',
+    ['src/entry/main.ts', 'src/entry/mcp-main.ts'],
+    'the program chooses the transport of its commands',
+  ],
+  [
+    'src/client/transport/node-http.ts',
+    ['src/entry/hot-main.ts', 'src/plugin/pi/pi-session.ts'],
+    'the program chooses the transport of its commands',
+  ],
   ['chalk', ['src/render.ts'], 'one module formats answers'],
   ['cli-table3', ['src/render/layout.ts'], 'one module lays out tables'],
   ['string-width', ['src/render/layout.ts'], 'one module lays out tables'],
@@ -202,7 +237,19 @@ const USERS: readonly [name: string, where: readonly string[], why: string][] = 
   ['conf', ['src/config/config-file.ts'], 'it takes 50 ms to load, and only writing needs it'],
   ['proper-lockfile', ['src/config/config-file.ts'], 'only a change of the config file needs a lock'],
   ['@humanwhocodes/momoa', ['src/config/json-file.ts'], 'one module finds places in JSON files'],
+  ['jsonc-parser', ['src/setup/json-entries.ts'], 'one module edits JSON files of other programs'],
+  ['smol-toml', ['src/setup/toml-table.ts'], 'one module edits TOML files of other programs'],
   ['libsql', ['daemon/store/database.ts'], 'one module opens SQLite'],
+  [
+    '@grpc/grpc-js',
+    ['daemon/store/etcd/grpc.ts'],
+    'it is optional: one module loads it and explains that it is missing',
+  ],
+  [
+    '@modelcontextprotocol/server',
+    ['src/mcp.ts', 'src/mcp/resources.ts', 'src/mcp/stdio.ts'],
+    'tools do not depend on it',
+  ],
 ];
 
 for (const [name, where, why] of USERS) {
@@ -235,7 +282,7 @@ function importCycles(): string[][] {
 test('there are no import cycles, type imports included', () => assert.deepEqual(importCycles(), []));
 
 /** Folders without an entry module of the same name: they group small modules of one subject. */
-const SUBJECT_FOLDERS = ['src/fleet', 'src/help', 'src/protocol', 'src/run'];
+const SUBJECT_FOLDERS = ['src/entry', 'src/fleet', 'src/help', 'src/page', 'src/protocol', 'src/run'];
 
 test('each folder of src holds the parts of an entry module, or small modules of one subject', () => {
   const folders = [...new Set(files.map((file) => dirname(file)))].filter((folder) => /^src\/[^/]+$/.test(folder));
@@ -248,6 +295,7 @@ const SHARED_NAMES: Readonly<Record<string, string>> = {
   'agent.ts': '`vreg daemon agent`, and the agent',
   'api.ts': '`vreg api`, and the shapes of the API',
   'backup.ts': '`vreg backup`, and its handler',
+  'check.ts': '`vreg daemon check`, and the check of a database',
   'completion.ts': '`vreg completion`, and the replies to the completion scripts',
   'config.ts': '`vreg config`, and the values of the settings',
   'conflicts.ts': '`vreg conflicts`, and its handlers',
@@ -263,9 +311,14 @@ const SHARED_NAMES: Readonly<Record<string, string>> = {
   'identity.ts': "the agent's side of the identity protocol, and the registry's",
   'install.ts': '`vreg daemon install`, and the installation of units',
   'main.ts': 'the entry points of the CLI and of the daemon',
+  'mcp.ts': '`vreg mcp`, and the server that it runs',
+  'page.ts': 'the files of the fleet page, and their handlers',
   'process.ts': 'the process of `vreg daemon` commands, and that of the agent',
   'render.ts': '`vreg render`, and the renderer of answers',
   'restore.ts': '`vreg daemon restore`, and the restore of the store',
+  'sessions.ts': 'the sessions of browsers, and their handlers',
+  'setup.ts': '`vreg setup`, and the files that it changes',
+  'skill.ts': '`vreg skill`, and the page that it prints',
   'status.ts': '`vreg status`, and `vreg daemon status`',
   'token.ts': '`vreg token`, and the shapes of tokens',
   'tokens.ts': 'the stored tokens, and their handlers',

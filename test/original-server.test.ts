@@ -87,9 +87,10 @@ test('every command works with the original registry', async (t) => {
     else assert.match(told.stdout, stdout, `vreg ${argv}`);
     assert.match(told.stderr, stderr, `vreg ${argv}`);
   }
-  // `doctor` asks for /registry/whoami to tell the original registry from a vreg daemon behind a proxy that strips headers.
+  // `doctor` asks for /registry/whoami to tell the original registry from a vreg daemon behind a proxy that strips headers, and
+  // for /readyz, which several services have.
   const known =
-    /^(GET \/health|GET \/registry\/whoami|(GET|POST) \/registry\/vms|(GET|PATCH|DELETE) \/registry\/vms\/\w+|POST \/registry\/vms\/\w+\/heartbeat|GET \/registry\/discover\/\w+)(\?.*)?$/;
+    /^(GET \/health|GET \/readyz|GET \/registry\/whoami|(GET|POST) \/registry\/vms|(GET|PATCH|DELETE) \/registry\/vms\/\w+|POST \/registry\/vms\/\w+\/heartbeat|GET \/registry\/discover\/\w+)(\?.*)?$/;
   for (const request of requests) assert.match(request, known);
   assert.equal(requests.filter((request) => request === 'GET /registry/whoami').length, 1);
 });

@@ -36,7 +36,7 @@ function linked(t: TestContext, url: string): (shell: readonly string[], script:
   return ([program, ...args], script) => run(program!, [...args, '-c', script], { env, cwd: home });
 }
 
-test('the package holds the program, its completions, its READMEs and its licence, and no sources', async (t) => {
+test('the package holds the program, its completions, its READMEs, its licence and the files of the monitoring, and no sources', async (t) => {
   // Without its scripts: the build would change dist/ under the other tests.
   const argv = ['pack', '--dry-run', '--json', '--ignore-scripts'];
   const { code, stdout, stderr } = await run('npm', argv, { env: cleanEnv(tempDir(t)), cwd: ROOT });
@@ -50,15 +50,24 @@ test('the package holds the program, its completions, its READMEs and its licenc
     'bin/package.json',
     'dist/boot.cjs',
     'dist/hot.cjs',
+    'dist/mcp.cjs',
     'dist/vreg.cjs',
   ];
-  const alsoNeeded = ['dist/store-worker.cjs', 'completions/vreg.bash', 'completions/_vreg', 'completions/vreg.fish'];
+  const alsoNeeded = [
+    'dist/store-worker.cjs',
+    'completions/vreg.bash',
+    'completions/_vreg',
+    'completions/vreg.fish',
+    'dist/skills/registry/SKILL.md',
+    'dist/pi/registry.js',
+    'dist/pi/package.json',
+  ];
   // All READMEs, so that the links between them work.
   for (const path of [...needed, ...alsoNeeded, ...READMES]) assert.ok(paths.includes(path), path);
   for (const path of paths) {
     assert.match(
       path,
-      /^(bin\/(vreg\.js|package\.json)|dist\/[^/]+|dist\/man\/vreg[\w-]*\.1|completions\/[^/]+|LICENSE|([a-z]+\/)*README\.md|CHANGELOG\.md|package\.json)$/,
+      /^(bin\/(vreg\.js|package\.json)|dist\/[^/]+|dist\/man\/vreg[\w-]*\.1|dist\/skills\/registry\/SKILL\.md|dist\/pi\/(registry\.js|package\.json)|completions\/[^/]+|LICENSE|daemon\/observability\/(alerts\.yml|dashboard\.json)|([a-z]+\/)*README\.md|CHANGELOG\.md|package\.json)$/,
     );
   }
   assert.equal(packed!.files.find(({ path }) => path === 'bin/vreg.js')!.mode & 0o111, 0o111);
@@ -101,7 +110,7 @@ test('a build is skipped unless a source, the list of files or a dependency has 
   }
 });
 
-for (const bundle of ['dist/hot.cjs', 'dist/vreg.cjs']) {
+for (const bundle of ['dist/hot.cjs', 'dist/mcp.cjs', 'dist/vreg.cjs']) {
   test(`V8 accepts the code cache of ${bundle}, which is ASCII`, async (t) => {
     const script = `const bytes = require('node:fs').readFileSync('${bundle}');
 const source = require('node:module').wrap(bytes.toString('latin1'));

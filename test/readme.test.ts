@@ -1,6 +1,6 @@
 /** The READMEs match the sources: generated parts, tables, links and names of files. `test/external/` runs their examples. */
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { ROUTES } from '../daemon/http/routes.ts';
@@ -107,6 +107,19 @@ test('a test runs every block of shell in the READMEs but those for developers',
   const executed = executedBlocks();
   for (const name of ['README.md', 'daemon/README.md', 'daemon/http/README.md', 'src/commands/README.md'])
     for (const block of blocks(readReadme(name), 'sh')) assert.ok(executed.includes(block), `${name}:\n${block}`);
+});
+
+test('each invariant of the replicas is shown by tests that exist', () => {
+  const rows = section(readReadme('test/README.md'), '## Invariants of the replicas').match(/^\| \d\. .*$/gm) ?? [];
+  assert.equal(rows.length, 8);
+  for (const row of rows) {
+    const named = [...row.matchAll(/`(test\/[\w/.-]+)`: ("[^"]+"(?:, "[^"]+")*)/g)];
+    assert.ok(named.length > 0, row);
+    for (const [, file, names] of named) {
+      const source = readFileSync(join(ROOT, file!), 'utf8');
+      for (const [, name] of names!.matchAll(/"([^"]+)"/g)) assert.ok(source.includes(`'${name}'`), `${file}: ${name}`);
+    }
+  }
 });
 
 for (const name of READMES) {

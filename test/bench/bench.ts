@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { AGENT_ROWS } from './agent-memory.ts';
 import { removeFolder, tempFolder } from './cleanup.ts';
 import { CLI_ROWS } from './cli-start.ts';
+import { ETCD_ROWS } from './etcd.ts';
 import { IMPORT_ROWS } from './import.ts';
 import { Lab } from './lab.ts';
 import { MIXED_ROWS } from './mixed.ts';
@@ -21,6 +22,7 @@ export const ROWS: readonly Row[] = [
   ...START_ROWS,
   ...IMPORT_ROWS,
   ...REGISTER_ROWS,
+  ...ETCD_ROWS,
   ...MIXED_ROWS,
   ...AGENT_ROWS,
   ...CLI_ROWS,

@@ -55,11 +55,12 @@ export class Lab {
   }
 
   /** Starts another daemon. The caller ends it. */
-  startDaemon(dataDir: string, access: Access = 'open'): Promise<Daemon> {
+  startDaemon(dataDir: string, access: Access = 'open', { store }: { store?: string } = {}): Promise<Daemon> {
     return Daemon.start({
       home: this.home,
       dataDir,
       maxVms: this.vms + SPARE_VMS,
+      ...(store === undefined ? {} : { store }),
       ...(access === 'open' ? {} : { token: TOKEN }),
       ...(access === 'tls' ? { tls: this.#certificate() } : {}),
     });

@@ -1,7 +1,8 @@
 /**
  * Durable registrations. One floor is a process that appends each entry to a file and waits for the disk: the cost of the disk
  * alone, with `fdatasync` as the goal has it, and with `fsync`, which the SQLite library calls and which also waits for the times of
- * the file. The other floor is the same daemon whose data dir is in memory, where a sync does nothing: the cost of everything else.
+ * the file. Another floor is an HTTP server with a worker thread that does the same: the cost of the platform. The last floor is
+ * the same daemon whose data dir is in memory, where a sync does nothing: the cost of everything else.
  */
 import { closeSync, existsSync, fdatasyncSync, fsyncSync, mkdtempSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,6 +13,7 @@ import { nthVm } from './fleet.ts';
 import type { Lab } from './lab.ts';
 import { requestOf } from './load.ts';
 import type { Line, Row } from './row.ts';
+import { RawServer } from './servers.ts';
 
 /** A folder in memory on Linux. Without it, the second floor is not measured. */
 const MEMORY_DIR = '/dev/shm';
@@ -47,6 +49,7 @@ async function measureRegistrations(
 ): Promise<Line[]> {
   const synced = await lab.startDaemon(mkdtempSync(join(lab.home, 'synced-')));
   const unsynced = memory === undefined ? undefined : await lab.startDaemon(join(memory, 'data'));
+  const appender = await RawServer.startAppending(lab.home);
   let registered = FIRST;
   const requests = {
     connections: writers,
@@ -59,16 +62,23 @@ async function measureRegistrations(
     ...[fdatasyncSync, fsyncSync].map((sync) =>
       appending(join(lab.home, sync.name), sync, Math.min(WRITERS[0]!.count, lab.options.requests)),
     ),
+    await handling(appender, requests),
     ...(unsynced ? [await handling(unsynced, requests)] : []),
   ];
-  const [vreg, fdatasync, fsync, other] = await compete(contestants, {
+  const [vreg, fdatasync, fsync, platform, other] = await compete(contestants, {
     warmUp: 1,
     measured: lab.options.turns,
-  }).finally(() => Promise.all([synced.end(), unsynced?.end()]));
+  }).finally(() => Promise.all([synced.end(), appender.end(), unsynced?.end()]));
   const line = { name: `register-${writers}`, unit: '1/s', vreg: vreg!.rate } as const;
   const lines: Line[] = [
     { ...line, over: 'append + fdatasync', floor: fdatasync!.rate, goal: goals.synced },
     { ...line, over: 'append + fsync', floor: fsync!.rate },
+    {
+      ...line,
+      over: 'node:http + append + fdatasync',
+      floor: platform!.rate,
+      cpu: { vreg: vreg!.cpu!, floor: platform!.cpu! },
+    },
   ];
   if (other) {
     const cpu = { vreg: vreg!.cpu!, floor: other.cpu! };

@@ -89,6 +89,8 @@ export interface DaemonOptions {
   maxVms: number;
   token?: string;
   tls?: Tls;
+  /** URL of the store, instead of the data dir. */
+  store?: string;
 }
 
 export class Daemon implements Server {
@@ -106,7 +108,7 @@ export class Daemon implements Server {
   }
 
   /** Starts the daemon as operators run it: with its audit log in a file, and a larger heap if so many VMs need it. */
-  static async start({ home, dataDir, maxVms, token, tls }: DaemonOptions): Promise<Daemon> {
+  static async start({ home, dataDir, maxVms, token, tls, store }: DaemonOptions): Promise<Daemon> {
     const logFile = join(home, `daemon-${process.hrtime.bigint()}.log`);
     const log = openSync(logFile, 'a');
     const flags = { port: 0, 'data-dir': dataDir, 'max-vms': maxVms, 'log-level': 'info', 'log-format': 'json' };
@@ -114,6 +116,7 @@ export class Daemon implements Server {
       ...[BIN, 'daemon', ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)])],
       // The stored fleet stays live for as long as the benchmark takes.
       ...['--stale-after', '24h'],
+      ...(store ? ['--store', store] : []),
       ...(tls ? ['--tls-cert', tls.cert, '--tls-key', tls.key] : []),
     ];
     const env = cleanEnv(home, {
@@ -138,7 +141,7 @@ export class Daemon implements Server {
   }
 }
 
-/** The floor: raw-server.ts in a process of its own. */
+/** A floor: raw-server.ts or appending-server.ts in a process of its own. */
 export class RawServer implements Server {
   readonly probe: Probe;
   readonly #child: ChildProcess;
@@ -155,18 +158,22 @@ export class RawServer implements Server {
     this.probe = new Probe(child);
   }
 
-  static async start(home: string, tls?: Tls): Promise<RawServer> {
+  static start(home: string, tls?: Tls): Promise<RawServer> {
+    return RawServer.#fork('raw-server.ts', tls ? [tls.key, tls.cert] : [], home, tls);
+  }
+
+  /** Starts a server that appends the body of each request to a file in its home, and waits for the disk. */
+  static startAppending(home: string): Promise<RawServer> {
+    return RawServer.#fork('appending-server.ts', [join(home, 'appended')], home);
+  }
+
+  static async #fork(program: string, args: readonly string[], home: string, tls?: Tls): Promise<RawServer> {
     const options = { execArgv: [...process.execArgv, '--import', PROBE], env: cleanEnv(home), silent: true };
-    const args = tls ? [tls.key, tls.cert] : [];
-    const child = killAtExit(fork(join(import.meta.dirname, 'raw-server.ts'), args, options));
+    const child = killAtExit(fork(join(import.meta.dirname, program), args, options));
     child.stderr!.pipe(process.stderr);
     const [port] = (await once(child.stdout!, 'data')) as [Buffer];
-    return new RawServer(
-      child,
-      home,
-      `${tls ? 'https' : 'http'}://127.0.0.1:${Number(port)}`,
-      tls && readFileSync(tls.ca),
-    );
+    const url = `${tls ? 'https' : 'http'}://127.0.0.1:${Number(port)}`;
+    return new RawServer(child, home, url, tls && readFileSync(tls.ca));
   }
 
   /** Sets the body of all its responses. In a file, because messages are copied as text. */

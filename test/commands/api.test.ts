@@ -2,12 +2,22 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
+import { OPERATIONS } from '../../src/protocol/operations.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { stub } from '../helpers/stub.ts';
 import { aVm } from '../helpers/vm.ts';
+
+test('the help lists every route of the daemon with its purpose', async () => {
+  const { stdout } = await vreg(['api', '--help']);
+  const routes = stdout.slice(stdout.indexOf('\nRoutes:\n'));
+  for (const [route, about] of Object.entries(OPERATIONS)) {
+    const words = `${route} ${about}`.split(' ').join('\\s+');
+    assert.match(routes, new RegExp(words.replaceAll('.', '\\.')), route);
+  }
+});
 
 test('api prints the response body as received', async (t) => {
   const { url } = await serveApp(t);

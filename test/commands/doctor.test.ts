@@ -4,10 +4,12 @@ import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { VregError } from '../../src/protocol/errors.ts';
 import { serveApp } from '../helpers/app.ts';
 import { type Result, type VregOptions, vreg } from '../helpers/cli.ts';
 import { run, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
+import { MemoryStore } from '../helpers/memory-store.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { unless } from '../helpers/tools.ts';
@@ -20,7 +22,7 @@ interface Finding {
   fix?: string;
 }
 
-const CHECKS = ['config', 'dns', 'tls', 'reach', 'token', 'clock', 'version', 'lease', 'fleet', 'clones'];
+const CHECKS = ['config', 'dns', 'tls', 'reach', 'ready', 'token', 'clock', 'version', 'lease', 'fleet', 'clones'];
 
 async function doctor(options: VregOptions): Promise<{ result: Result; found: Map<string, Finding> }> {
   const result = await vreg(['doctor', '--json'], { now: Date.now, ...options });
@@ -57,7 +59,7 @@ test('all checks pass with a vreg daemon of the same version', async (t) => {
   assert.equal(result.code, 0);
   assert.equal(result.stderr, '');
   const results = CHECKS.map((check) => found.get(check)!.result);
-  assert.deepEqual(results, ['ok', 'skip', 'skip', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok']);
+  assert.deepEqual(results, ['ok', 'skip', 'skip', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok']);
   assert.equal(found.get('config')!.detail, `registry ${url} (from VERS_INFRA_URL)`);
 });
 
@@ -164,8 +166,8 @@ test('a different version and a missing version are warnings', async (t) => {
 test('a proxy that removes the headers of vreg is a warning', async (t) => {
   const { url } = await serveApp(t);
   const proxy = await stub(t, async (request, response) => {
-    const { status, body } = await call(url, request.method!, request.url!);
-    json(response, status, body);
+    const answer = await fetch(url + request.url!, { method: request.method! });
+    response.writeHead(answer.status, { 'content-type': answer.headers.get('content-type')! }).end(await answer.text());
   });
   const { result, found } = await doctor({ url: proxy });
   assert.equal(result.code, 0);
@@ -175,6 +177,55 @@ test('a proxy that removes the headers of vreg is a warning', async (t) => {
     ['warn', 'the registry is a vreg daemon, but a proxy removes its X-Vreg-Version header'],
   );
   assert.match(fix!, /let the proxy pass all X-Vreg-\* headers/);
+});
+
+test('a disk that cannot be written is a warning, and one that cannot be read fails the check ready', async (t) => {
+  const store = new MemoryStore();
+  const { url } = await serveApp(t, { store });
+  store.failure = new VregError('STORE_FULL', 'the disk of the registry is full: nothing was changed');
+  assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm() })).status, 507);
+  const degraded = await doctor({ url });
+  assert.equal(degraded.result.code, 0);
+  const { result, detail, fix } = degraded.found.get('ready')!;
+  assert.deepEqual(
+    [result, detail],
+    ['warn', 'the last write failed: the disk of the registry is full: nothing was changed'],
+  );
+  assert.match(fix!, /free up space/);
+  store.readFailure = new VregError('STORE_FAILED', 'the registry could not read from its disk: EIO');
+  const { url: broken } = await serveApp(t, { store });
+  const unready = await doctor({ url: broken });
+  assertFails(unready.found, 'ready', /^the registry is not ready: store .* could not read .*EIO$/, /daemon's log/);
+  assert.equal(unready.result.code, 8);
+});
+
+test('a registry that is loading its store is reachable and not ready, with any token', async (t) => {
+  const url = await stub(t, (request, response) => {
+    if (request.url!.startsWith('/readyz')) response.writeHead(503, { 'content-type': 'text/plain' }).end('loading');
+    else json(response, 503, { error: 'the registry is loading its store', code: 'BUSY', retryAfter: 1 });
+  });
+  const { result, found } = await doctor({ url, env: { VERS_AUTH_TOKEN: 's3cret' } });
+  assert.deepEqual(
+    [found.get('reach')!.result, found.get('reach')!.detail],
+    ['ok', 'the registry responds, but is not ready'],
+  );
+  assertFails(found, 'ready', /is not ready: loading$/, /^retry in a few seconds/);
+  assert.equal(result.code, 8);
+});
+
+test('a wrong token fails the check of the token, and not that of a registry that is ready', async (t) => {
+  const { url } = await serveApp(t, { token: 's3cret' });
+  const { result, found } = await doctor({ url, env: { VERS_AUTH_TOKEN: 'wrong' } });
+  assert.equal(found.get('ready')!.detail, 'the registry is ready');
+  assertFails(found, 'token', /token/, /^use the token with which/);
+  assert.equal(result.code, 2);
+});
+
+test('a proxy that answers for a registry that is down fails the check reach', async (t) => {
+  const url = await stub(t, (_request, response) => void response.writeHead(503).end('<html>no backend</html>'));
+  const { result, found } = await doctor({ url });
+  assertFails(found, 'reach', /503|busy|unavailable/i, /./);
+  assert.equal(result.code, 8);
 });
 
 test('a lease that is too short for the heartbeat interval is a warning', async (t) => {

@@ -2,9 +2,12 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
+import { VregError } from '../../src/protocol/errors.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { MemoryStore } from '../helpers/memory-store.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -50,6 +53,17 @@ test('status is one object in JSON and one line in NDJSON', async (t) => {
   assert.deepEqual(result.stale, []);
   assert.equal((await vreg(['status', '-o', 'ndjson'], { url })).stdout.split('\n').length, 2);
   assert.equal((await vreg(['status', '-o', 'jsonpath={.registry.status}'], { url })).stdout, 'ok\n');
+});
+
+test('status shows why the registry cannot write', async (t) => {
+  const store = new MemoryStore();
+  const { url } = await serveApp(t, { store });
+  store.failure = new VregError('STORE_FULL', 'the disk of the registry is full: nothing was changed');
+  assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm() })).status, 507);
+  const reason = 'the last write failed: the disk of the registry is full: nothing was changed';
+  assert.equal((await vreg(['status'], { url })).stdout.split('\n')[1], `degraded: ${reason}`);
+  const { stdout } = await vreg(['status', '-o', 'jsonpath={.registry.degraded}'], { url });
+  assert.equal(stdout, `${reason}\n`);
 });
 
 test('status of an empty registry exits with 0', async (t) => {

@@ -53,8 +53,8 @@ test('create --to writes a file for --token-file, and creates no token if the fi
   const made = await run(['token', 'create', 'w', '--scope', 'write', '--vm', 'w-1', '--to', file]);
   assert.deepEqual([made.code, made.stdout], [0, `${file}\n`]);
   assert.equal(statSync(file).mode & 0o777, 0o600);
-  const self = await run(['token', 'whoami', '--token-file', file, '-o', 'json']);
-  assert.deepEqual(JSON.parse(self.stdout), { name: 'w', scope: 'write', vm: 'w-1' });
+  const self = await run(['whoami', '--token-file', file, '-o', 'json']);
+  assert.deepEqual((JSON.parse(self.stdout) as { token: object }).token, { name: 'w', scope: 'write', vm: 'w-1' });
   const again = await run(['token', 'create', 'x', '--scope', 'read', '--to', file]);
   assert.deepEqual([again.code, readFileSync(file, 'utf8').slice(0, 5)], [4, 'vreg_']);
   assert.equal((await run(['token', 'ls', '-q'])).stdout, 'w\n');
@@ -119,10 +119,7 @@ test('register with an enrol token prints the new token in JSON and not on stder
   const { stdout, stderr } = await run(['register', 'w', '--name', 'w', '--json'], { token: image });
   const { token } = JSON.parse(stdout) as { token: string };
   assert.equal(stderr, '');
-  assert.match(
-    (await run(['token', 'whoami'], { token })).stdout,
-    /^NAME\tSCOPE\tFOR\tEXPIRES\nimage\/w\twrite\tVM w, role worker\t-\n$/,
-  );
+  assert.match((await run(['whoami'], { token })).stdout, /^Token\timage\/w: scope write, VM w, role worker$/m);
 });
 
 test('a command without permission exits with 2 and names the required scope', async (t) => {
@@ -154,14 +151,14 @@ test('a token file that others can read is rejected before any request', async (
   const file = join(tempDir(t), 'token');
   writeFileSync(file, ROOT);
   chmodSync(file, 0o644);
-  const { code, stderr } = await run(['token', 'whoami', '--token-file', file]);
+  const { code, stderr } = await run(['whoami', '--token-file', file]);
   assert.equal(code, 5);
   assert.match(stderr, /can be read by other users \(mode 0644, from flag --token-file\)\nhint: chmod 600/);
 });
 
 test('token exits with 1 on the original registry', async (t) => {
   const { url } = await startPlainServer(t);
-  for (const argv of [['ls'], ['whoami'], ['create', 'a', '--scope', 'read'], ['revoke', 'a', '--yes']]) {
+  for (const argv of [['ls'], ['create', 'a', '--scope', 'read'], ['revoke', 'a', '--yes']]) {
     const { code, stderr } = await vreg(['token', ...argv], { url });
     assert.equal(code, 1);
     assert.match(stderr, /is not a vreg daemon: it does not support tokens/);

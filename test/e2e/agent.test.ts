@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { find, heardAfter, heardTwice, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { serveLive } from '../helpers/live-registry.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -13,7 +14,7 @@ import { aVm } from '../helpers/vm.ts';
 const GONE_WITHIN = 5000;
 
 test('an agent registers its VM and sends heartbeats', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   startAgent(t, daemon.url, ['--role', 'lieutenant', '--service', 'api:3001/health', '--meta', 'task=billing']);
   const first = await until('the registration', () => find(daemon));
   assert.deepEqual(
@@ -36,7 +37,7 @@ test('an agent registers its VM and sends heartbeats', async (t) => {
 });
 
 test('the log of an agent names the variable or file that the id of its VM comes from', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const byVariable = startAgent(t, daemon.url);
   await until('the id', () => byVariable.said().includes('the id of this VM is \\"vm-1\\" (from VERS_VM_ID)'));
   await byVariable.end();
@@ -63,10 +64,10 @@ test('an agent outlives a registry that is killed with -9 and restarted', async 
 });
 
 test('a removed entry is registered again with all fields', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   startAgent(t, daemon.url, ['--service', 'api:3001', '--meta', 'task=billing']);
   const first = await until('the registration', () => find(daemon));
-  await daemon.vreg(['rm', 'vm-1', '--yes']);
+  await daemon.command(['rm', 'vm-1', '--yes']);
   const second = await until('the entry', async () => {
     const vm = await find(daemon);
     return vm && vm.registeredAt > first.registeredAt ? vm : undefined;
@@ -96,7 +97,7 @@ test('an agent that starts before its registry registers later', async (t) => {
 });
 
 test('SIGTERM declares the VM stopped and ends the agent with exit code 0', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const agent = startAgent(t, daemon.url);
   await until('the registration', () => find(daemon));
   const { code, ms } = await agent.end();
@@ -106,8 +107,8 @@ test('SIGTERM declares the VM stopped and ends the agent with exit code 0', asyn
 });
 
 test('a restarted agent declares its stopped VM running', async (t) => {
-  const daemon = await startDaemon(t);
-  await daemon.vreg(['register', 'vm-1', '--status', 'stopped']);
+  const daemon = await serveLive(t);
+  await daemon.command(['register', 'vm-1', '--status', 'stopped']);
   startAgent(t, daemon.url);
   await until('the VM to run', async () => (await find(daemon))?.status === 'running');
 });
@@ -139,7 +140,7 @@ test('SIGTERM ends the agent in time when the registry accepts and never answers
 });
 
 test('--on-exit deregister removes the entry', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const agent = startAgent(t, daemon.url, ['--on-exit', 'deregister']);
   await until('the registration', () => find(daemon));
   assert.equal((await agent.end()).code, 0);
@@ -147,7 +148,7 @@ test('--on-exit deregister removes the entry', async (t) => {
 });
 
 test('an agent does not remove its VM when the machine shuts down, even with --on-exit deregister', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const bin = tempDir(t);
   writeFileSync(join(bin, 'systemctl'), '#!/bin/sh\necho stopping\nexit 1\n', { mode: 0o755 });
   const env = { PATH: `${bin}:${process.env.PATH}` };
@@ -158,7 +159,7 @@ test('an agent does not remove its VM when the machine shuts down, even with --o
 });
 
 test('--on-exit keep leaves the entry unchanged', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const agent = startAgent(t, daemon.url, [], { env: { VREG_ON_EXIT: 'keep' } });
   await until('the registration', () => find(daemon));
   assert.equal((await agent.end()).code, 0);
@@ -166,7 +167,7 @@ test('--on-exit keep leaves the entry unchanged', async (t) => {
 });
 
 test('an agent with a bad token exits with 2 and a hint', async (t) => {
-  const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'right' } });
+  const daemon = await serveLive(t, { token: 'right' });
   const home = tempDir(t);
   const env = { VERS_INFRA_URL: daemon.url, VERS_AUTH_TOKEN: 'wrong' };
   const expected = {

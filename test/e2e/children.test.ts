@@ -10,7 +10,7 @@ import { seed } from '../helpers/cli.ts';
 import { endAfter, tempDir, VREG } from '../helpers/daemon.ts';
 import { type RunOptions, startVreg } from '../helpers/running.ts';
 import { startInTerminal, vregInTerminal } from '../helpers/terminal.ts';
-import { unless } from '../helpers/tools.ts';
+import { PYTHON, unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -156,7 +156,7 @@ while True: signal.pause()
 
 test('exec forwards every signal that it can handle', unless('python3'), async (t) => {
   const options = await registry(t);
-  const running = startVreg(t, ['exec', 'infra', '--', 'python3', '-c', REPORTER], options);
+  const running = startVreg(t, ['exec', 'infra', '--', PYTHON, '-c', REPORTER], options);
   await until('the command', () => running.stdout() === 'on\n');
   const sent = forwardedSignals().filter((signal) => !['SIGTERM', 'SIGTSTP', 'SIGCONT'].includes(signal));
   for (const name of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGWINCH'])

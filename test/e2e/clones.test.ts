@@ -1,4 +1,4 @@
-/** Clones of a VM, and a restored registry: the real agent and the real daemon. */
+/** Clones of a VM, and a restored registry: the real agent, and the real daemon if it ends and starts again. */
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,14 +6,15 @@ import test, { type TestContext } from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import { copyState, find, heardAfter, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { type LiveRegistry, serveLive } from '../helpers/live-registry.ts';
 import { until } from '../helpers/until.ts';
 
-async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
-  return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
+async function conflictsOf({ command }: Pick<Daemon, 'command'>): Promise<Conflict[]> {
+  return JSON.parse((await command(['conflicts', '-o', 'json'])).stdout) as Conflict[];
 }
 
 /** Two agents of one VM with the same state: the second one is a copy at another address. */
-async function cloneOf(t: TestContext, daemon: Daemon, ...more: string[]) {
+async function cloneOf(t: TestContext, daemon: LiveRegistry, ...more: string[]) {
   const [one, two] = [tempDir(t), tempDir(t)];
   const original = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--data-dir', one]);
   const first = await until('the registration', () => find(daemon));
@@ -24,7 +25,7 @@ async function cloneOf(t: TestContext, daemon: Daemon, ...more: string[]) {
 }
 
 test('if a copied state is started twice, one agent exits with 9 and the address stays', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const { original, clone } = await cloneOf(t, daemon);
   await until('the clone to end', () => clone.child.exitCode !== null);
   assert.equal(clone.child.exitCode, 9);
@@ -38,7 +39,7 @@ test('if a copied state is started twice, one agent exits with 9 and the address
 });
 
 test('a clone takes a new id as a child of the original VM, and keeps it after a restart', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const [said, token] = [join(tempDir(t), 'hook'), join(tempDir(t), 'token')];
   writeFileSync(token, 'chosen-secret\n', { mode: 0o600 });
   const rebirth = ['--on-clone', 'rebirth', '--id-command', 'echo "$VREG_OLD_ID-b"'];
@@ -50,7 +51,7 @@ test('a clone takes a new id as a child of the original VM, and keeps it after a
   assert.equal(readFileSync(said, 'utf8'), 'vm-1 vm-1-b\n');
   assert.match(clone.said(), /--rebirth-hook failed: it exited with 1: \*\*\*"/);
   assert.doesNotMatch(clone.said(), /chosen-secret/);
-  assert.equal((await daemon.vreg(['tree', 'vm-1', '-q'])).stdout, 'vm-1\nvm-1-b\n');
+  assert.equal((await daemon.command(['tree', 'vm-1', '-q'])).stdout, 'vm-1\nvm-1-b\n');
   await until('the conflict to name the new id', async () => (await conflictsOf(daemon))[0]?.rebornAs === 'vm-1-b');
   await clone.end('SIGKILL');
   const { lastSeen } = (await find(daemon, 'vm-1-b'))!;
@@ -60,7 +61,7 @@ test('a clone takes a new id as a child of the original VM, and keeps it after a
 });
 
 test('a clone with --on-clone replace takes the VM over, and the other agent exits with 9', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const { original } = await cloneOf(t, daemon, '--on-clone', 'replace');
   await until('the original to end', () => original.child.exitCode !== null);
   assert.equal(original.child.exitCode, 9);
@@ -68,10 +69,10 @@ test('a clone with --on-clone replace takes the VM over, and the other agent exi
 });
 
 test('a timer with a copied state exits with 9, and plain heartbeats work beside an agent', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const home = tempDir(t);
   const [a, b] = [join(home, 'a'), join(home, 'b')];
-  const beat = (dir: string, ...more: string[]) => daemon.vreg(['heartbeat', 'vm-1', '--state-dir', dir, ...more]);
+  const beat = (dir: string, ...more: string[]) => daemon.command(['heartbeat', 'vm-1', '--state-dir', dir, ...more]);
   assert.equal((await beat(a, '--register-if-missing')).code, 0);
   copyState(a, b);
   assert.equal((await beat(a)).code, 0);
@@ -80,7 +81,7 @@ test('a timer with a copied state exits with 9, and plain heartbeats work beside
   assert.equal((await conflictsOf(daemon)).length, 1);
   assert.equal((await fetch(`${daemon.url}/registry/vms/vm-1/heartbeat`, { method: 'POST' })).status, 200);
   assert.equal((await beat(a)).code, 0);
-  assert.equal((await daemon.vreg(['conflicts', '--clear'])).code, 0);
+  assert.equal((await daemon.command(['conflicts', '--clear'])).code, 0);
   assert.deepEqual(await conflictsOf(daemon), []);
 });
 
@@ -92,7 +93,8 @@ test('a registry restored from an older copy logs that and is updated by its age
   const copy = tempDir(t);
   cpSync(daemon.dataDir, copy, { recursive: true });
   const second = await restart(t, daemon);
-  for (const address of ['a.test', 'b.test', '10.0.0.1']) await second.vreg(['update', 'vm-1', '--address', address]);
+  for (const address of ['a.test', 'b.test', '10.0.0.1'])
+    await second.command(['update', 'vm-1', '--address', address]);
   const { lastSeen } = (await find(second))!;
   await heardAfter(second, lastSeen);
   await second.end();
@@ -106,7 +108,7 @@ test('a registry restored from an older copy logs that and is updated by its age
 });
 
 test('SIGHUP reloads the settings of the agent, and invalid ones change nothing', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const home = tempDir(t);
   const config = join(home, 'config/vreg/config.json');
   mkdirSync(join(home, 'config/vreg'), { recursive: true });
@@ -124,7 +126,7 @@ test('SIGHUP reloads the settings of the agent, and invalid ones change nothing'
 });
 
 test('an agent that was suspended sends a heartbeat as soon as it continues', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const agent = startAgent(t, daemon.url, ['--interval', '1h']);
   await until('the registration', () => find(daemon));
   agent.child.kill('SIGSTOP');
@@ -136,7 +138,7 @@ test('an agent that was suspended sends a heartbeat as soon as it continues', as
 });
 
 test('a script reads an address without Node, and vreg answers from it while the registry is unreachable', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const home = tempDir(t);
   const env = { XDG_RUNTIME_DIR: join(home, 'run'), VERS_INFRA_URL: daemon.url };
   const agent = startAgent(t, daemon.url, ['--role', 'infra', '--address', '10.0.0.7', '--service', 'api:3001'], {
@@ -146,7 +148,7 @@ test('a script reads an address without Node, and vreg answers from it while the
   const file = join(home, 'run/vreg/by-role/infra/addr');
   await until('the file', () => existsSync(file));
   const ask = (...argv: string[]) => inHome(t, home, argv, env);
-  await daemon.end();
+  await daemon.close();
   const { stdout } = await run(
     '/bin/sh',
     ['-c', `read -r A <'${file}' && . '${home}/run/vreg/env' && echo "$A $VREG_INFRA_ID"`],
@@ -165,12 +167,14 @@ test('a script reads an address without Node, and vreg answers from it while the
 });
 
 test('discover prefers VMs whose services pass the health checks of the agent', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const port = new URL(daemon.url).port;
   const checks = ['--check', '--check-interval', '100ms'];
   startAgent(t, daemon.url, ['--service', `web:${port}/health`, '--service', 'dead:1', ...checks]);
-  await until('the report', async () => /web:passing/.test((await daemon.vreg(['get', 'vm-1', '-o', 'tsv'])).stdout));
-  assert.match((await daemon.vreg(['ls', '-o', 'wide'])).stdout, /dead:failing/);
-  assert.equal((await daemon.vreg(['discover', 'worker', '--service', 'web', '--passing', '-q'])).stdout, 'vm-1\n');
-  assert.equal((await daemon.vreg(['discover', 'worker', '--service', 'dead', '--passing'])).code, 3);
+  await until('the report', async () =>
+    /web:passing/.test((await daemon.command(['get', 'vm-1', '-o', 'tsv'])).stdout),
+  );
+  assert.match((await daemon.command(['ls', '-o', 'wide'])).stdout, /dead:failing/);
+  assert.equal((await daemon.command(['discover', 'worker', '--service', 'web', '--passing', '-q'])).stdout, 'vm-1\n');
+  assert.equal((await daemon.command(['discover', 'worker', '--service', 'dead', '--passing'])).code, 3);
 });

@@ -17,7 +17,7 @@ import { randomOf } from '../helpers/random.ts';
 
 test('after each of several kills, no change acknowledged to 16 writers is lost or partial, and no revision is missing', async (t) => {
   const random = randomOf(t);
-  const { acknowledged, early } = await crashOver(t, 6, newWriters(16, random), random);
+  const { acknowledged, early } = await crashOver(t, 3, newWriters(16, random), random);
   t.diagnostic(`${acknowledged} changes were acknowledged; ${early} kills came before the daemon served requests`);
 });
 
@@ -36,9 +36,10 @@ test('the checker of the test above finds a loss, and so does the daemon', async
     rmSync(join(second.dataDir, name));
     cpSync(join(old, name), join(second.dataDir, name));
   }
+  // The daemon checks the saves of identities first, and the old files may lack one of those too.
   await assert.rejects(
     startQuietDaemon(t, first.home),
-    /registry\.db is damaged: it ends at revision \d+, but revision/,
+    /registry\.db is damaged: it (ends at revision \d+, but revision|lacks the last tokens)/,
   );
   rmSync(join(second.dataDir, 'registry.mark'));
   const third = await startQuietDaemon(t, first.home);

@@ -55,6 +55,9 @@ const MISHAPS: Readonly<Record<string, Mishap>> = {
 };
 
 async function assertRefusesWrites(daemon: Daemon, message: RegExp): Promise<void> {
+  const probe = async (path: string) => (await fetch(daemon.url + path)).text();
+  await until('the probe to report the store', async () => (await probe('/readyz')) === 'unreadable');
+  assert.equal(await probe('/livez'), 'ok');
   const token = { body: { name: 'ops', scope: 'admin' } };
   for (const { status, headers, body } of [
     await register(daemon, 'b'),

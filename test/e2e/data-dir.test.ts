@@ -14,7 +14,7 @@ test('a second daemon on one data dir is refused with the pid and the URL of the
   assert.equal(stdout, '');
   assert.match(
     stderr,
-    new RegExp(`^vreg: .*pid ${first.child.pid}, serving ${first.url} since .*\nhint: .*vreg daemon stop`),
+    new RegExp(`^vreg: .*pid ${first.child.pid}, serving ${first.url} since .*\nhint: .*vreg daemon stop`, 'm'),
   );
   assert.equal((await fetch(`${first.url}/health`)).status, 200, 'the first still works');
 });
@@ -35,7 +35,7 @@ test('a data dir that cannot be used is named, with the next step', async (t) =>
   writeFileSync(file, '');
   const { code, stderr } = await daemonOn(file, home);
   assert.equal(code, 1);
-  assert.match(stderr, /^vreg: cannot use the data dir .*\/file \(EEXIST\)\nhint: .*--data-dir\n$/);
+  assert.match(stderr, /^vreg: cannot use the data dir .*\/file \(EEXIST, from [^)]+\)\nhint: .*--data-dir\n$/);
 });
 
 test('a database that is not a file is named, with the next step', async (t) => {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { find, inHome, type Process, processes, restart, startAgent } from '../helpers/agent/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { serveLive } from '../helpers/live-registry.ts';
 import { until } from '../helpers/until.ts';
 
 test('an invalid setting of a detached agent is reported as in the foreground', async (t) => {
@@ -18,12 +19,15 @@ test('a data dir that cannot be created is reported with a hint', async (t) => {
   for (const args of [['agent'], ['agent', '--detach'], ['serve', '--detach']]) {
     const ran = await inHome(t, home, ['daemon', ...args, '--data-dir', join(home, 'file/dir')]);
     assert.equal(ran.code, 1);
-    assert.match(ran.stderr, /^vreg: cannot use the data dir .*file\/dir \(ENOTDIR\)\nhint: use a folder/);
+    assert.match(
+      ran.stderr,
+      /^vreg: cannot use the data dir .*file\/dir \(ENOTDIR, from flag --data-dir\)\nhint: use a folder/,
+    );
   }
 });
 
 test('a detached agent is found by status and ended by stop', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const home = tempDir(t);
   const env = { VERS_INFRA_URL: daemon.url };
   const started = await inHome(t, home, ['daemon', 'agent', '--detach', '-o', 'json'], env);
@@ -110,7 +114,7 @@ test('pid files of killed processes are ignored and replaced', async (t) => {
 });
 
 test('two agents of two VMs share a data dir; a second one of the same VM is refused', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const home = tempDir(t);
   const env = { VERS_INFRA_URL: daemon.url };
   const agent = ['daemon', 'agent', '--detach', '-o', 'json'];
@@ -152,9 +156,9 @@ for (const [kind, args, file] of [
   ['agent', ['agent'], 'agent.log'],
 ] as const) {
   test(`the log of a detached ${kind} can be renamed: after SIGHUP, its lines go to a new file`, async (t) => {
-    const daemon = await startDaemon(t);
+    const { url } = await serveLive(t);
     const home = tempDir(t);
-    const env = { VERS_INFRA_URL: daemon.url };
+    const env = { VERS_INFRA_URL: url };
     const [{ pid }] = processes(await inHome(t, home, ['daemon', ...args, '--detach', '-o', 'json'], env)) as [Process];
     const log = join(home, 'state/vreg', file);
     assert.equal((await inHome(t, home, ['daemon', 'logs'])).stdout, `${log}\n`);
@@ -185,7 +189,7 @@ test('vreg daemon logs prints the journalctl command of an installed unit, and e
   const ran = await inHome(t, home, ['daemon', 'logs', '-o', 'json']);
   assert.deepEqual(JSON.parse(ran.stdout), [{ kind: 'agent', log: 'journalctl --user -u vreg-agent.service' }]);
   const daemon = await startDaemon(t);
-  const piped = await daemon.vreg(['daemon', 'logs', '--data-dir', daemon.dataDir]);
+  const piped = await daemon.command(['daemon', 'logs', '--data-dir', daemon.dataDir]);
   assert.deepEqual([piped.code, piped.stdout], [3, '']);
   assert.match(piped.stderr, /^vreg: the log of the vreg daemon \(pid \d+\) is not in a file\nhint: /);
 });

@@ -4,6 +4,8 @@ import { cpSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
+import { serveApp } from '../helpers/app.ts';
+import { RealClock } from '../helpers/clock.ts';
 import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
@@ -25,15 +27,21 @@ test('an agent enrols, uses its own token, also after a restart, and writes it t
   await heardAfter(daemon, lastSeen);
   const file = join(stateOf(home), 'token');
   assert.equal(statSync(file).mode & 0o777, 0o600);
-  const self = await daemon.vreg(['token', 'whoami', '--token-file', file, '-o', 'json']);
-  assert.deepEqual(JSON.parse(self.stdout), { name: 'image/vm-1', scope: 'write', vm: 'vm-1', role: 'worker' });
+  const self = await daemon.vreg(['whoami', '--token-file', file, '-o', 'json']);
+  assert.deepEqual((JSON.parse(self.stdout) as { token: object }).token, {
+    name: 'image/vm-1',
+    scope: 'write',
+    vm: 'vm-1',
+    role: 'worker',
+  });
   assert.equal((await daemon.vreg(['addr', 'worker', '--token-file', file])).stdout, 'vm-1.vm.vers.sh\n');
   assert.deepEqual(await first.end().then(({ code }) => code), 0);
   assert.equal((await find(daemon))?.status, 'stopped', 'its last word was taken');
   rmSync(file);
   startAgent(t, daemon.url, [], { home, env });
   await until('it to run again', async () => (await find(daemon))?.status === 'running');
-  assert.equal((await daemon.vreg(['token', 'whoami', '--token-file', file, '-q'])).stdout, 'image/vm-1\n');
+  const name = ['whoami', '--token-file', file, '-o', 'jsonpath=$.token.name'];
+  assert.equal((await daemon.vreg(name)).stdout, 'image/vm-1\n');
 });
 
 test('an agent whose entry is removed enrols again', async (t) => {
@@ -54,6 +62,23 @@ test('an agent whose token is revoked cannot enrol again while its entry exists,
   const { lastSeen } = (await find(daemon))!;
   assert.equal(agent.child.exitCode, null);
   assert.equal((await find(daemon))!.lastSeen, lastSeen);
+});
+
+test('an agent whose token is revoked right after its registration logs why it cannot enrol again', async (t) => {
+  const { url, authenticator, registry } = await serveApp(t, { clock: new RealClock(), token: 's3cret' });
+  const { tokens } = authenticator;
+  const image = await tokens.create({ name: 'image', scope: 'enrol', role: 'worker' }, 'test');
+  const agent = startAgent(t, url, [], { env: { VERS_AUTH_TOKEN: image.token } });
+  await until('the enrolment', () => registry.has('vm-1'));
+  await tokens.revokeEnrolledBy('image', 'test');
+  await until('the reason', () => /VM already registered/.test(agent.said()));
+  const warnings = agent
+    .said()
+    .split('\n')
+    .filter((line) => line.includes('retrying until it works'));
+  await agent.end();
+  assert.equal(new Set(warnings).size, warnings.length);
+  assert.ok(warnings.length <= 2, warnings.join('\n'));
 });
 
 test('an agent whose token is revoked works again with another token for its VM', async (t) => {

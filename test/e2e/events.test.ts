@@ -12,7 +12,7 @@ import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
 /** Changes that the writer makes; more than fit between two breaks, fewer than the daemon keeps. */
-const CHANGES = 1500;
+const CHANGES = 600;
 
 /** Numbers from 0 up to 1, the same in each run. */
 function numbers(seed: number): () => number {

@@ -41,6 +41,8 @@ test('nohup vreg watch survives the end of its terminal', unless('python3', 'bas
   await shell.shows(/[\r\n]pid \d+/);
   const pid = Number(/[\r\n]pid (\d+)/.exec(shell.text())![1]);
   t.after(() => process.kill(pid, 'SIGKILL'));
+  // Until then it is still the shell, which handles SIGHUP too.
+  await until('the shell to become vreg', () => readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('watch'));
   await handlesHangup(pid);
   shell.hangUp();
   await shell.ended;
@@ -88,9 +90,9 @@ test('a SIGHUP while the daemon starts causes a reload when it has started', asy
 });
 
 test('a SIGHUP while the agent starts causes a reload when it has started', async (t) => {
-  const daemon = await startDaemon(t);
+  const { url } = await serveApp(t);
   const agent = startVreg(t, ['daemon', 'agent', '--id', 'vm-1', '--address', 'vm-1.test'], {
-    url: daemon.url,
+    url,
     home: tempDir(t),
   });
   await handlesHangup(agent.child.pid!);

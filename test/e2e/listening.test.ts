@@ -11,7 +11,7 @@ import test, { type TestContext } from 'node:test';
 import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { readAnswers } from '../helpers/raw.ts';
-import { unless } from '../helpers/tools.ts';
+import { PYTHON, unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -99,7 +99,7 @@ test('a daemon whose port another program uses exits with 4 and names the progra
   const home = tempDir(t);
   const script =
     'import socket,time; s=socket.socket(); s.bind(("",0)); s.listen(); print(s.getsockname()[1],flush=True); time.sleep(300)';
-  const other = spawn('python3', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const other = spawn(PYTHON, ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
   t.after(() => other.kill('SIGKILL'));
   const [port] = (await once(other.stdout, 'data')) as [Buffer];
   const words = [...ENTRY, 'daemon', '--port', String(port).trim(), '--data-dir', join(home, 'data')];

@@ -1,9 +1,18 @@
 /** Agents of VMs with one incarnation, whatever happens to the VM or the registry: the real agent and the real daemon. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import test from 'node:test';
+import test, { type TestContext } from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
-import { backUp, copyState, find, heardAfter, heardTwice, restart, startAgent } from '../helpers/agent/agent.ts';
+import {
+  backUp,
+  copyState,
+  find,
+  heardAfter,
+  heardTwice,
+  type RunningAgent,
+  restart,
+  startAgent,
+} from '../helpers/agent/agent.ts';
 import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { readEvents } from '../helpers/stream.ts';
@@ -16,6 +25,22 @@ const SHORT_LEASE = ['--stale-after', `${LEASE}s`];
 
 async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
   return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
+}
+
+/**
+ * Starts an agent while the daemon is stopped, and with it its listening time. Otherwise the lease of the VM could expire before the
+ * first request of the agent.
+ */
+async function startWithinLease(
+  t: TestContext,
+  { url, child }: Daemon,
+  ...[args, more]: [args: readonly string[], more?: { home: string }]
+): Promise<RunningAgent> {
+  child.kill('SIGSTOP');
+  const agent = startAgent(t, url, args, more);
+  await until('its start', () => /the id of this VM is/.test(agent.said()));
+  child.kill('SIGCONT');
+  return agent;
 }
 
 /** Removes the VM and waits until its agent has registered it again. */
@@ -47,11 +72,13 @@ test('a VM that crashed and was recreated at another address is accepted when it
   const daemon = await startDaemon(t, { args: SHORT_LEASE });
   const crashed = startAgent(t, daemon.url, ['--address', '10.0.0.1']);
   await heardTwice(daemon);
+  const events = await readEvents(t, daemon.url);
   await crashed.end('SIGKILL');
-  const recreated = startAgent(t, daemon.url, ['--address', '10.0.0.2']);
-  await until('the refusal', () => /has another incarnation \(10\.0\.0\.1/.test(recreated.said()));
   const { lastSeen } = (await find(daemon))!;
-  const [conflict] = await conflictsOf(daemon);
+  const recreated = await startWithinLease(t, daemon, ['--address', '10.0.0.2']);
+  await until('the refusal', () => /has another incarnation \(10\.0\.0\.1/.test(recreated.said()));
+  await events.seen('conflict');
+  const conflict = events.told.flatMap(({ event }) => ('conflict' in event ? [event.conflict] : []))[0];
   assert.deepEqual([conflict?.state, conflict?.other.address], ['open', '10.0.0.2']);
   const { address, lastSeen: heardAt } = await heardAfter(daemon, lastSeen);
   assert.ok(Date.parse(heardAt) - Date.parse(lastSeen) >= LEASE * 1000, 'attempts are no signs of life');
@@ -69,7 +96,7 @@ test('a VM that was rewound in place is accepted when its lease has expired', as
   await heardTwice(daemon);
   await before.end('SIGKILL');
   const { lastSeen } = (await find(daemon))!;
-  const rewound = startAgent(t, daemon.url, [], { home: snapshot });
+  const rewound = await startWithinLease(t, daemon, [], { home: snapshot });
   await until('the refusal', () => /has another incarnation/.test(rewound.said()));
   await heardAfter(daemon, lastSeen);
   await heardTwice(daemon);
@@ -105,7 +132,8 @@ for (const [what, removals] of [
     await heardTwice(third);
     assert.equal(agent.child.exitCode, null);
     const file = join(home, 'state/vreg/token');
-    assert.equal((await third.vreg(['token', 'whoami', '--token-file', file, '-q'])).stdout, 'image/vm-1\n');
+    const name = ['whoami', '--token-file', file, '-o', 'jsonpath=$.token.name'];
+    assert.equal((await third.vreg(name)).stdout, 'image/vm-1\n');
   });
 
 test('an agent with an invented token number does not evict the VM, and both are on record', async (t) => {

@@ -43,7 +43,7 @@ for (const mode of [0o775, 0o777, 0o1777]) {
       assert.equal(code, 5, stderr);
       assert.match(
         stderr,
-        /^vreg: refusing to use the folder \S+: other users may write to it \(mode \d+\)\nhint: make it private: (chmod go-w|install -d -m 0700) /,
+        /^vreg: refusing to use the folder \S+: other users may write to it \(mode \d+, from flag --data-dir\)\nhint: make it private: (chmod go-w|install -d -m 0700) /,
       );
     }
     assert.equal(existsSync(join(dir, 'registry.db')), false);
@@ -65,7 +65,9 @@ test('a data dir that another user could replace is refused', async (t) => {
   const { code, stderr } = await inHome(t, home, ['daemon', 'serve', '--port', '0', '--data-dir', join(dir, 'data')]);
   assert.equal(code, 5, stderr);
   assert.ok(
-    stderr.includes(`other users may replace it in ${dir} (mode 0777)\nhint: make it private: chmod go-w ${dir};`),
+    stderr.includes(
+      `other users may replace it in ${dir} (mode 0777, from flag --data-dir)\nhint: make it private: chmod go-w ${dir};`,
+    ),
     stderr,
   );
 });
@@ -75,7 +77,7 @@ test('a data dir of another user is refused', AS_ROOT, async (t) => {
   chownSync(dir, STRANGER, STRANGER);
   const { code, stderr } = await inHome(t, home, ['daemon', 'serve', '--port', '0', '--data-dir', dir]);
   assert.equal(code, 5, stderr);
-  assert.match(stderr, /another user owns it \(uid 12345\)\nhint: make it private: chown -h 0 /);
+  assert.match(stderr, /another user owns it \(uid 12345, from flag --data-dir\)\nhint: make it private: chown -h 0 /);
 });
 
 test('a data dir below a folder or a link of another user is refused', AS_ROOT, async (t) => {
@@ -92,7 +94,10 @@ test('a data dir below a folder or a link of another user is refused', AS_ROOT, 
   for (const dir of [join(theirs, 'data'), join(link, 'data'), join(across, 'data')]) {
     const { code, stderr } = await inHome(t, home, ['daemon', 'serve', '--port', '0', '--data-dir', dir]);
     assert.equal(code, 5, `${dir}: ${stderr}`);
-    assert.match(stderr, /another user owns \S+ \(uid 12345\)\nhint: make it private: chown -h 0 /);
+    assert.match(
+      stderr,
+      /another user owns \S+ \(uid 12345, from flag --data-dir\)\nhint: make it private: chown -h 0 /,
+    );
   }
 });
 
@@ -124,6 +129,36 @@ test('a pid file that is a link is replaced, and its target remains unchanged', 
   assert.equal(readFileSync(target, 'utf8'), 'precious\n');
 });
 
+test('errors about the data dir, the run dir and the socket name the variable or file that set the path', async (t) => {
+  const { home, dir } = folder(t, 0o777);
+  writeFileSync(join(home, 'file'), '');
+  const cases = [
+    ['serve', { VREG_DATA_DIR: dir }, /\(mode 0?777, from VREG_DATA_DIR\)\n/],
+    [
+      'serve',
+      { VREG_DATA_DIR: join(home, 'file/data') },
+      /cannot use the data dir .* \(E[A-Z]+, from VREG_DATA_DIR\)\n/,
+    ],
+    [
+      'serve',
+      { VREG_SOCKET: join(dir, 'sock') },
+      /because other users may write there \(mode 0?777, from VREG_SOCKET\)\n/,
+    ],
+    ['serve', { VREG_SOCKET: join(home, 'none/sock') }, /cannot access the folder .* \(ENOENT, from VREG_SOCKET\)\n/],
+    ['agent', { VREG_RUN_DIR: dir, VERS_INFRA_URL: 'http://127.0.0.1:1' }, /\(mode 0?777, from VREG_RUN_DIR\)\n/],
+  ] as const;
+  for (const [command, env, message] of cases) {
+    const { code, stderr } = await inHome(t, home, ['daemon', command], { ...env });
+    assert.notEqual(code, 0);
+    assert.match(stderr, message);
+  }
+  const config = join(home, 'config');
+  mkdirSync(join(config, 'vreg'), { recursive: true });
+  writeFileSync(join(config, 'vreg/config.json'), JSON.stringify({ 'data-dir': dir }), { mode: 0o600 });
+  const { stderr } = await inHome(t, home, ['daemon', 'serve', '--port', '0'], { XDG_CONFIG_HOME: config });
+  assert.match(stderr, /, from config file\)\n/);
+});
+
 test('a run dir that others may write to is refused at start and by readers', async (t) => {
   const daemon = await startDaemon(t);
   const { home, dir } = folder(t, 0o777);
@@ -131,7 +166,7 @@ test('a run dir that others may write to is refused at start and by readers', as
   assert.equal(refused.code, 5, refused.stderr);
   assert.match(
     refused.stderr,
-    /^vreg: refusing to use the folder .*\nhint: make it private: chmod go-w .*--run-dir\n$/,
+    /^vreg: refusing to use the folder .* from flag --run-dir\)\nhint: make it private: chmod go-w .*--run-dir\n$/,
   );
   mkdirSync(join(dir, 'by-role/infra'), { recursive: true });
   writeFileSync(join(dir, 'by-role/infra/at'), `${Math.floor(Date.now() / 1000)}\n`);

@@ -51,7 +51,7 @@ test('no token appears in a log, a command line, a response, an error or a file 
   await say(['doctor'], { VERS_AUTH_TOKEN: GUESS });
   await say(['config', 'list', '--show-origin']);
   await say(['token', 'ls', '-o', 'yaml']);
-  await say(['token', 'whoami', '-o', 'json'], { VERS_AUTH_TOKEN: own });
+  await say(['whoami', '-o', 'json'], { VERS_AUTH_TOKEN: own });
   await say(['history', 'vm-1', '--json']);
   await say(['export']);
   await say(['rm', 'nobody', '--yes'], { VERS_AUTH_TOKEN: own });

@@ -87,7 +87,7 @@ test('the file with licences names Node and each package whose library is in the
   const parts = readFileSync(join(PROGRAM, '../LICENSES.txt'), 'utf8').split(`\n${'='.repeat(80)}\n\n`);
   const names = parts.map((part) => part.split(' ', 1)[0]!);
   const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { dependencies: object };
-  for (const name of ['Node.js', `@libsql/linux-${process.arch}-gnu`, ...Object.keys(dependencies)])
+  for (const name of ['Node.js', `@libsql/linux-${process.arch}-gnu`, '@grpc/grpc-js', ...Object.keys(dependencies)])
     assert.ok(names.includes(name), name);
   const packages = parts.map((part) => part.split('\n', 1)[0]);
   assert.equal(new Set(packages).size, packages.length);

@@ -240,6 +240,7 @@ function settled(text: string): string {
     .replace(/vreg_[\w-]{43}/g, 'TOKEN')
     .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
     .replace(/\b\d+-[\da-f]{16}\b/g, 'POSITION')
+    .replace(/\b[\da-f]{16}\b/g, 'INCARNATION')
     .replace(/just now|(\d+[smhd])+ ago/g, 'AGE')
     .replace(/up (\d+[smhd])+/g, 'up AGE')
     .replace(/\d+ s of listening time ago/g, 'AGE')

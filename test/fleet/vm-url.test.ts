@@ -99,7 +99,7 @@ const URLS: readonly [name: string, vm: Vm, registry: string, parts: UrlParts, u
 
 for (const [name, vm, registry, parts, expected] of URLS) {
   test(`the URL of ${name} is ${expected}`, () => {
-    const url = urlOf(vm, registry, parts);
+    const url = urlOf(vm, [registry], parts);
     assert.equal(url, expected);
     assert.ok(URL.canParse(url));
   });
@@ -144,7 +144,7 @@ const REFUSED: readonly [name: string, vm: Vm, parts: UrlParts, message: RegExp]
 for (const [name, vm, parts, message] of REFUSED) {
   test(`a VM with ${name} has no URL, and the error names the next step`, () => {
     assert.throws(
-      () => urlOf(vm, REGISTRY, parts),
+      () => urlOf(vm, [REGISTRY], parts),
       (error) =>
         error instanceof VregError && error.exit === 5 && message.test(error.message) && error.hint !== undefined,
     );

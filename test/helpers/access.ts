@@ -1,5 +1,6 @@
 /** An authenticator over a store in memory, without HTTP. */
 import { Authenticator, type Credentials } from '../../daemon/access/authenticator.ts';
+import { Sessions } from '../../daemon/access/sessions.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
 import type { NewToken, TokenRequest } from '../../src/protocol/token.ts';
@@ -43,7 +44,8 @@ export function anAuthenticator({
     registrationOf: (id) => registry.registrationOf(id),
     now,
   });
-  const authenticator = new Authenticator({ root, tokens, ticks: now });
+  const sessions = new Sessions(contents, { queue: registry.unsaved.records, now });
+  const authenticator = new Authenticator({ root, tokens, sessions, ticks: now });
   return { store, clock, registry, tokens, authenticator, create: (request) => tokens.create(request, 'test') };
 }
 

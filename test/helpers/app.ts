@@ -1,16 +1,22 @@
-/** Serves the app over a store in memory on a free port of this process, for tests of the wire that need no daemon. */
+/**
+ * Serves the app on a free port of this process, for tests of the wire that need no daemon. The store is in memory, or in etcd
+ * (`test-store.ts`).
+ */
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { pino } from 'pino';
 import { Authenticator } from '../../daemon/access/authenticator.ts';
+import { Sessions } from '../../daemon/access/sessions.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { type AppOptions, buildApp } from '../../daemon/http/app.ts';
 import { listen } from '../../daemon/http/server/listen.ts';
 import type { RegistryOptions } from '../../daemon/registry/options.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
+import { MonitoredStore } from '../../daemon/store/monitored-store.ts';
 import { FakeClock } from './clock.ts';
-import { MemoryStore } from './memory-store.ts';
+import type { MemoryStore } from './memory-store.ts';
+import { openTestStore, reopen } from './test-store.ts';
 
 export interface ServedApp {
   registry: Registry;
@@ -37,7 +43,8 @@ export function accessTo(registry: Registry, store: MemoryStore, root?: string):
     registrationOf: (id) => registry.registrationOf(id),
     now,
   });
-  return new Authenticator({ root, tokens, ticks: now });
+  const sessions = new Sessions(store.contents(), { queue: registry.unsaved.records, now });
+  return new Authenticator({ root, tokens, sessions, ticks: now });
 }
 
 /** Listens, and closes when the test ends, or the file if `t` is node:test itself. */
@@ -47,15 +54,16 @@ export async function serveApp(
     keptEvents,
     massLoss,
     token,
-    store = new MemoryStore(),
     clock = new FakeClock(),
+    store: given,
     logLevel = 'info',
     socket,
     ...options
-  }: Partial<AppOptions> & {
+  }: Omit<Partial<AppOptions>, 'store'> & {
     keptEvents?: number;
     massLoss?: number;
     token?: string;
+    /** The store of an app that was served before, for a restart, or one with faults. */
     store?: MemoryStore;
     clock?: FakeClock;
     logLevel?: 'info' | 'debug';
@@ -63,10 +71,20 @@ export async function serveApp(
     socket?: string;
   } = {},
 ): Promise<ServedApp> {
+  const store = given ? await reopen(given) : await openTestStore(() => clock.wall);
   const onDeregister: RegistryOptions['onDeregister'] = (id) => authenticator.tokens.removeWithVm(id);
   const onMove: RegistryOptions['onMove'] = (id, created) => authenticator.tokens.moveWithVm(id, created);
+  const monitored = new MonitoredStore(store, () => clock.listening());
   const registry = new Registry(
-    { store, clock, staleAfter: 300_000, massLoss, onDeregister, onMove, eventLog: { maxEvents: keptEvents } },
+    {
+      store: monitored,
+      clock,
+      staleAfter: 300_000,
+      massLoss,
+      onDeregister,
+      onMove,
+      eventLog: { maxEvents: keptEvents },
+    },
     store.contents(),
   );
   const authenticator: Authenticator = accessTo(registry, store, token);
@@ -74,6 +92,7 @@ export async function serveApp(
   const log = pino({ level: logLevel, base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({
     registry,
+    store: monitored,
     version: '0.0.0',
     log,
     authenticator,
@@ -96,6 +115,7 @@ export async function serveApp(
     app.server.closeAllConnections();
     // Node 26 emits the `close` of a connection after that of its server. The next test may mock the timers that it clears.
     await Promise.all([close(), ...[...connections].map((socket) => once(socket, 'close'))]);
+    await store.close();
   });
   return {
     registry,

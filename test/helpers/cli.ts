@@ -20,6 +20,8 @@ export interface VregOptions extends Omit<TestIoOptions, 'env'> {
   /** Milliseconds since the epoch. Default: always {@link NOW}. */
   now?: () => number;
   signal?: AbortSignal;
+  /** Default: the transport of the bundle that contains the command. */
+  openTransport?: Deps['openTransport'];
   /** Milliseconds since the start of the process. Default: those of a busy machine, which waits longer for completion. */
   elapsed?: number;
 }
@@ -47,6 +49,7 @@ export function start(argv: readonly string[], options: VregOptions = {}): Runni
     signal,
     now = () => NOW,
     elapsed = 1200,
+    openTransport = isHot(argv) ? openNodeHttp : openUndici,
     ...terminal
   } = options;
   const environment: NodeJS.ProcessEnv = { PATH: process.env.PATH, HOME: home, VERS_INFRA_URL: url, ...env };
@@ -54,7 +57,7 @@ export function start(argv: readonly string[], options: VregOptions = {}): Runni
   const deps: Deps = {
     io,
     commands: { load: loadCommand, loadAll: loadAllCommands },
-    openTransport: isHot(argv) ? openNodeHttp : openUndici,
+    openTransport,
     env: environment,
     version: '0.0.0',
     now,

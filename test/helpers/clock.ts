@@ -7,6 +7,8 @@ export class FakeClock implements Clock {
   gap: Gap | undefined;
   /** All gaps, oldest first. */
   gaps: Gap[] = [];
+  isSuspended = false;
+  readonly #silences: { from: number; to: number }[] = [];
 
   now(): number {
     return this.wall;
@@ -16,12 +18,33 @@ export class FakeClock implements Clock {
     return this.heard;
   }
 
+  listeningAt(wall: number): number {
+    const missed = this.#silences.reduce((sum, { from, to }) => sum + Math.max(0, to - Math.max(from, wall)), 0);
+    return Math.min(this.heard, this.heard - (this.wall - wall) + missed);
+  }
+
+  /** Advances the wall clock while the registry is down. */
+  sleep(ms: number): void {
+    this.#silences.push({ from: this.wall, to: this.wall + ms });
+    this.wall += ms;
+  }
+
+  suspend(): void {
+    this.isSuspended = true;
+  }
+
+  resume(): void {
+    if (this.isSuspended) this.gap = { endedAt: this.heard, certainFrom: this.heard };
+    this.isSuspended = false;
+  }
+
   lastGap(): Gap | undefined {
     return this.gap;
   }
 
   /** Advances the wall clock alone: the registry was paused. */
   miss(ms: number): void {
+    this.#silences.push({ from: this.wall, to: this.wall + ms });
     this.wall += ms;
     this.gap = { endedAt: this.heard, certainFrom: this.heard + QUEUE_TIME };
     this.gaps.push(this.gap);
@@ -34,7 +57,23 @@ export class FakeClock implements Clock {
 
   /** Advances both clocks. */
   pass(ms: number): void {
+    if (this.isSuspended) this.#silences.push({ from: this.wall, to: this.wall + ms });
+    else this.heard += ms;
     this.wall += ms;
-    this.heard += ms;
+  }
+}
+
+/** A clock whose time passes as on the wall, for agents and commands that run meanwhile. It knows no pauses. */
+export class RealClock extends FakeClock {
+  override now(): number {
+    return Date.now();
+  }
+
+  override listening(): number {
+    return performance.now();
+  }
+
+  override listeningAt(wall: number): number {
+    return this.listening() - Math.max(0, this.now() - wall);
   }
 }

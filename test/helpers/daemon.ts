@@ -2,9 +2,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
 import type { TestContext } from 'node:test';
+import { TEST_ETCD, testStoreUrl } from './test-store.ts';
 
 export const BIN = join(import.meta.dirname, '../../bin/vreg.js');
 /** The command that runs vreg: the built program, or the single executable that the variable VREG_BIN names. */
@@ -74,6 +75,20 @@ export async function run(
   return { code, signal, stdout, stderr };
 }
 
+/**
+ * Runs a command of vreg in this process, which takes less time than a process of its own. If VREG_BIN names a build, that one
+ * runs. Commands that start processes, or that a signal shall end, need {@link run}.
+ */
+export async function runInProcess(
+  args: readonly string[],
+  { env, input = '' }: { env: NodeJS.ProcessEnv; input?: string | undefined },
+): Promise<Ran> {
+  if (process.env.VREG_BIN) return run(PROGRAM, [...ENTRY, ...args], { env, input });
+  const { vreg } = await import('./cli.ts');
+  const ran = await vreg(args, { env: { VERS_INFRA_URL: undefined, ...env }, stdin: input, now: Date.now });
+  return { ...ran, signal: null };
+}
+
 export interface Daemon {
   url: string;
   /** The token in its environment. */
@@ -85,6 +100,8 @@ export interface Daemon {
   said(): string;
   /** Runs `vreg` against it. */
   vreg(args: readonly string[], more?: { env?: NodeJS.ProcessEnv; input?: string }): Promise<Ran>;
+  /** Runs a command against it with {@link runInProcess}. */
+  command(args: readonly string[], more?: { env?: NodeJS.ProcessEnv; input?: string }): Promise<Ran>;
   /** Sends the signal and waits until it exits. */
   end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
@@ -101,7 +118,10 @@ export interface DaemonOptions {
   onSpawn?: (child: ChildProcess) => void;
 }
 
-/** Starts the real daemon on a free port and waits until it serves requests. It is killed when the test ends. */
+/**
+ * Starts the real daemon on a free port and waits until it serves requests. It is killed when the test ends. Its registry is in
+ * the data dir, or in etcd (`test-store.ts`).
+ */
 export async function startDaemon(
   t: TestContext,
   { args = [], env = {}, home, through = [], onSpawn }: DaemonOptions = {},
@@ -109,6 +129,7 @@ export async function startDaemon(
   const root = home ?? tempDir(t);
   const dataDir = join(root, 'data');
   const environment = cleanEnv(root, env);
+  const store = TEST_ETCD === undefined || args.includes('--store') ? [] : ['--store', testStoreUrl(basename(root))];
   const [program, ...words] = [
     ...through,
     ...VREG,
@@ -119,6 +140,7 @@ export async function startDaemon(
     dataDir,
     '--log-format',
     'json',
+    ...store,
     ...args,
   ];
   const child = spawn(program!, words, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] });
@@ -152,6 +174,8 @@ export async function startDaemon(
         env: { ...environment, VERS_INFRA_URL: url, ...more.env },
         ...(more.input === undefined ? {} : { input: more.input }),
       }),
+    command: (words, { env = {}, input } = {}) =>
+      runInProcess(words, { env: { ...environment, VERS_INFRA_URL: url, ...env }, input }),
     end,
   };
 }

@@ -1,5 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Change, RecordChange, StoredHeartbeat } from '../../daemon/store/store.ts';
+import type { Position } from '../../src/protocol/position.ts';
 import { MemoryStore } from './memory-store.ts';
 
 interface Waiting {
@@ -20,8 +21,9 @@ export class GatedStore extends MemoryStore {
     return this.#waiting.length;
   }
 
-  override commit(change: Change): Promise<void> {
-    return this.#wait(() => super.commitAll([change]));
+  override commit(change: Change): Promise<Position> {
+    const committed = this.#wait(() => super.commitAll([change]));
+    return committed.then(() => change);
   }
 
   override commitAll(changes: readonly Change[]): Promise<void> {

@@ -3,30 +3,36 @@ import { VmRecord } from '../../daemon/registry/vm-record.ts';
 import type {
   Change,
   Contents,
+  JournalItem,
   LastChange,
   RecordChange,
+  Replication,
   Store,
   StoredHeartbeat,
   StoredRecord,
   StoredVm,
 } from '../../daemon/store/store.ts';
-import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
+import type { ChangeType } from '../../src/protocol/events.ts';
 import { formatPosition, type Position } from '../../src/protocol/position.ts';
 
 export class MemoryStore implements Store {
   readonly vms = new Map<string, StoredVm>();
   readonly records = new Map<string, StoredRecord>();
   /** Oldest change first. */
-  readonly journal: { id: string; item: HistoryItem }[] = [];
+  readonly journal: { id: string; item: JournalItem }[] = [];
   /** Positions of the changes, oldest first. */
   readonly positions: Position[] = [{ revision: 0, tag: '0'.repeat(16) }];
   listened = 0;
   readonly registryId = 'memory';
+  readonly replication: Replication | undefined;
   /** If set, commits fail with it. */
   failure: Error | undefined;
+  /** If set, reads fail with it. */
+  readFailure: Error | undefined;
 
-  async commit(change: Change): Promise<void> {
+  async commit(change: Change): Promise<Position> {
     await this.commitAll([change]);
+    return change;
   }
 
   async commitAll(changes: readonly Change[]): Promise<void> {
@@ -43,7 +49,7 @@ export class MemoryStore implements Store {
       this.listened = Math.max(this.listened, change.vm.heardAt);
     } else if (change.kind === 'remove') this.vms.delete(change.id);
     this.positions.push({ revision, tag });
-    this.#save(change.records ?? []);
+    this.saveRecords(change.records ?? []);
     if (change.kind === 'token') return;
     const { at, type, ...rest } = note;
     const id = change.kind === 'put' ? change.vm.id : change.id;
@@ -52,16 +58,41 @@ export class MemoryStore implements Store {
     this.journal.push({ id, item });
   }
 
-  /** The position of a revision, as the wire has it. */
-  positionAt(revision: number): string {
-    return formatPosition(this.positions.find((position) => position.revision === revision)!);
+  /** The position of the n-th change, as the wire has it; with 0, that of the empty registry. */
+  positionAt(change: number): string {
+    return formatPosition(this.positions[change]!);
+  }
+
+  /** The revision of the n-th change; with 0, that of the empty registry. */
+  revisionAt(change: number): number {
+    return this.positions[change]!.revision;
+  }
+
+  /** The number of the change with a revision or a position: 1 for the first one, -1 if there is none. */
+  changeOf(at: number | string): number {
+    return this.positions.findIndex((position) => position.revision === at || formatPosition(position) === at);
+  }
+
+  /** The number of changes so far. */
+  get changes(): number {
+    return this.positions.length - 1;
   }
 
   get revision(): number {
     return this.positions.at(-1)!.revision;
   }
 
-  async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
+  async read(): Promise<void> {
+    if (this.readFailure) throw this.readFailure;
+  }
+
+  async tryWrite(): Promise<void> {
+    if (this.failure) throw this.failure;
+  }
+
+  async size(): Promise<undefined> {}
+
+  async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<JournalItem[]> {
     return this.journal
       .filter((line) => line.id === id && line.item.revision < before)
       .reverse()
@@ -92,12 +123,12 @@ export class MemoryStore implements Store {
     listened: number,
     records: readonly RecordChange[] = [],
   ): Promise<void> {
-    this.#save(records);
+    this.saveRecords(records);
     for (const heartbeat of heartbeats) Object.assign(this.vms.get(heartbeat.id) ?? {}, heartbeat);
     this.listened = listened;
   }
 
-  #save(records: readonly RecordChange[]): void {
+  protected saveRecords(records: readonly RecordChange[]): void {
     for (const { kind, key, body } of records) {
       if (body === undefined) this.records.delete(`${kind} ${key}`);
       else this.records.set(`${kind} ${key}`, { kind, key, body });
@@ -105,6 +136,11 @@ export class MemoryStore implements Store {
   }
 
   async close(): Promise<void> {}
+
+  /** Opens it again, as a restart does. @returns the store to use from now on */
+  async reopen(): Promise<MemoryStore> {
+    return this;
+  }
 
   contents(): Contents<VmRecord> {
     const vms = [...this.vms.values()].sort((a, b) => a.created - b.created);

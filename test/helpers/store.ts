@@ -95,8 +95,9 @@ export async function openDir(dataDir: string, options: Partial<SqliteStoreOptio
     const committed = commit({ ...change, previousTag: last });
     last = change.tag;
     return committed.then(
-      () => {
+      (revision) => {
         durable = change.tag;
+        return revision;
       },
       (error) => {
         last = durable;

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 import type { TestContext } from 'node:test';
 import { cleanEnv, ENTRY, endAfter, PROGRAM } from './daemon.ts';
+import { PYTHON } from './tools.ts';
 import { until } from './until.ts';
 
 /** Runs a program as the leader of a session on a new terminal; reports its pid and its exit status on descriptor 3. */
@@ -67,7 +68,7 @@ export async function startInTerminal(
   command: readonly string[],
   { url = 'http://127.0.0.1:1', home = '/nonexistent', env = {}, columns = 80, rows = 24, cwd }: TerminalOptions = {},
 ): Promise<Terminal> {
-  const child: ChildProcess = spawn('python3', ['-c', RELAY, String(rows), String(columns), ...command], {
+  const child: ChildProcess = spawn(PYTHON, ['-c', RELAY, String(rows), String(columns), ...command], {
     env: cleanEnv(home, { VERS_INFRA_URL: url, TERM: 'xterm', ...env }),
     stdio: ['pipe', 'pipe', 'inherit', 'pipe'],
     ...(cwd === undefined ? {} : { cwd }),

@@ -1,5 +1,6 @@
-/** Skips tests whose programs, or whose kind of address, are missing on this machine. */
+/** The programs that tests run. Skips tests whose programs, or whose kind of address, are missing on this machine. */
 import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 
 /**
@@ -18,3 +19,6 @@ const HAS_IPV6 = Object.values(networkInterfaces()).some((all) => all?.some(({ a
 export function unlessMissing(address: string): { skip: string | false } {
   return { skip: address.includes('::') && !HAS_IPV6 && 'needs an IPv6 loopback address' };
 }
+
+/** The system's python3, if there is one: a version manager first runs shell scripts that take longer than most tests. */
+export const PYTHON = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';

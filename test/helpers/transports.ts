@@ -3,7 +3,7 @@ import { NodeHttpTransport } from '../../src/client/transport/node-http.ts';
 import { UndiciTransport } from '../../src/client/transport/undici.ts';
 import type { OpenTransport } from '../../src/client/transport.ts';
 
-export const openUndici: OpenTransport = (url, tls) => new UndiciTransport(url, tls);
-export const openNodeHttp: OpenTransport = (url, tls) => new NodeHttpTransport(url, tls);
+export const openUndici: OpenTransport = (...to) => new UndiciTransport(...to);
+export const openNodeHttp: OpenTransport = (...to) => new NodeHttpTransport(...to);
 
 export const TRANSPORTS: Readonly<Record<string, OpenTransport>> = { undici: openUndici, 'node:http': openNodeHttp };

@@ -87,8 +87,11 @@ async function startedAgent(t: TestContext, where: string | IdentityStore): Prom
 test(`${HEARTBEATS} heartbeats leave the heap and the descriptors of an agent as they were`, ON_LINUX, async (t) => {
   const heartbeats = await startedAgent(t, memoryStore());
   await heartbeats(WARM_UP);
-  const [heap, descriptors] = [usedHeap(), countDescriptors()];
-  await heartbeats(HEARTBEATS);
+  const heap = usedHeap();
+  await heartbeats(HEARTBEATS / 2);
+  // Counted here, because a connection of the warm-up may be closed later on a busy machine.
+  const descriptors = countDescriptors();
+  await heartbeats(HEARTBEATS / 2);
   const grown = () => usedHeap() - heap;
   await until('the timers of the last requests to end', () => grown() < TOLERANCE);
   assert.equal(countDescriptors(), descriptors);

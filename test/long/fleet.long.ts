@@ -25,6 +25,26 @@ test('a fleet of 2000 VMs survives an hour of faults', async () => {
   assert.deepEqual({ falseDeaths, undetectedClones, ghosts }, { falseDeaths: 0, undetectedClones: 0, ghosts: 0 });
 });
 
+for (const incident of ['stopRegistry', 'killRegistry', 'partition', 'copyRegistry'] as const) {
+  test(`during and after ${incident} at most three times the mean of the requests arrive in any 100 ms`, async () => {
+    const { burst, falseDeaths } = await simulate({
+      seed: 1,
+      vms: 200,
+      length: 20 * 60_000,
+      every: 10_000,
+      incidents: [incident],
+    });
+    assert.ok(burst > 1 && burst <= 3, String(burst));
+    assert.equal(falseDeaths, 0);
+  });
+}
+
+test('VMs that are removed, recreated or rewound, and registries that are restored or copied, cause no false death', async () => {
+  const incidents = ['remove', 'recreate', 'rewind', 'restoreRegistry', 'copyRegistry'] as const;
+  const { falseDeaths, ghosts } = await simulate({ seed: 1, vms: 60, length: 20 * 60_000, every: 10_000, incidents });
+  assert.deepEqual({ falseDeaths, ghosts }, { falseDeaths: 0, ghosts: 0 });
+});
+
 const MANY: FleetOptions = { seed: 1, vms: 3000, length: 90_000, every: 40_000, incidents: ['massRestart'] };
 
 test('3000 agents that start at the same moment send at most three times the mean number of requests in any 100 ms', async () => {

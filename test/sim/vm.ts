@@ -237,6 +237,7 @@ export class SimVm {
 /** The agent's client, over the simulated network. */
 class SimClient {
   readonly url = 'sim:';
+  readonly urls = [this.url];
   maxTimeout = Number.POSITIVE_INFINITY;
   readonly #world: World;
   readonly #vm: SimVm;

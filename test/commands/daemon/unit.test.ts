@@ -1,4 +1,4 @@
-/** `vreg daemon unit`, `install` and `uninstall`: the real program, checked with the real systemd-analyze and systemctl. */
+/** `vreg daemon unit`, `install` and `uninstall`, checked with the real systemd-analyze and systemctl. */
 import assert from 'node:assert/strict';
 import {
   chmodSync,
@@ -15,7 +15,7 @@ import test, { type TestContext } from 'node:test';
 import { whyUnreadable } from '../../../daemon/systemd/install.ts';
 import { UNIT_KINDS } from '../../../daemon/systemd/units.ts';
 import { vreg } from '../../helpers/cli.ts';
-import { cleanEnv, ENTRY, PROGRAM, type Ran, run, tempDir, VREG } from '../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, type Ran, run, runInProcess, tempDir, VREG } from '../../helpers/daemon.ts';
 import { ROOT } from '../../helpers/readme.ts';
 import { unless } from '../../helpers/tools.ts';
 
@@ -37,12 +37,19 @@ test('a SIGHUP before the program handles it restarts the daemon and the agent',
 
 interface Home {
   home: string;
+  /** Runs a command in this process. */
   vreg(...args: readonly string[]): Promise<Ran>;
+  /** Runs the real program, whose path is in its units, and whose PATH contains `systemctl`. */
+  program(...args: readonly string[]): Promise<Ran>;
 }
 
 function aHome(t: TestContext, env: NodeJS.ProcessEnv = {}): Home {
   const home = tempDir(t);
-  return { home, vreg: (...args) => run(PROGRAM, [...ENTRY, ...args], { env: cleanEnv(home, env) }) };
+  return {
+    home,
+    vreg: (...args) => runInProcess(args, { env: cleanEnv(home, env) }),
+    program: (...args) => run(PROGRAM, [...ENTRY, ...args], { env: cleanEnv(home, env) }),
+  };
 }
 
 /** A `systemctl` that records its arguments. */
@@ -98,12 +105,12 @@ for (const kind of UNIT_KINDS) {
 }
 
 test('a unit runs this program with the arguments after -- unchanged', async (t) => {
-  const { vreg } = aHome(t);
+  const { program } = aHome(t);
   const args = ['--role', 'lieutenant', '--meta', 'note=50% of $HOME "quoted" \\'];
-  const { stdout } = await vreg('daemon', 'unit', 'agent', '--', ...args);
-  const program = `${VREG.join(' ')} daemon agent`;
+  const { stdout } = await program('daemon', 'unit', 'agent', '--', ...args);
+  const start = `${VREG.join(' ')} daemon agent`;
   assert.ok(
-    stdout.includes(`\nExecStart=${program} --role lieutenant --meta "note=50%% of $$HOME \\"quoted\\" \\\\"\n`),
+    stdout.includes(`\nExecStart=${start} --role lieutenant --meta "note=50%% of $$HOME \\"quoted\\" \\\\"\n`),
     stdout,
   );
 });
@@ -186,7 +193,7 @@ test('arguments that a unit could not run are refused when the unit is made', as
 
 test('install --user writes the unit and reloads systemd, and a repetition changes nothing', async (t) => {
   const systemctl = fakeSystemctl(t);
-  const { home, vreg } = aHome(t, { PATH: systemctl.PATH });
+  const { home, program: vreg } = aHome(t, { PATH: systemctl.PATH });
   const install = ['daemon', 'install', 'agent', '--user', '--no-token', '--now'];
   const file = join(home, 'config/systemd/user/vreg-agent.service');
   const steps = [
@@ -221,7 +228,7 @@ test('install --user writes the unit and reloads systemd, and a repetition chang
 
 test('uninstall undoes an installation, and exits with 3 without a unit', async (t) => {
   const systemctl = fakeSystemctl(t);
-  const { home, vreg } = aHome(t, { PATH: systemctl.PATH });
+  const { home, program: vreg } = aHome(t, { PATH: systemctl.PATH });
   await vreg('daemon', 'install', 'heartbeat-timer', '--user', '--no-token', '--yes');
   const { code, stdout } = await vreg('daemon', 'uninstall', 'heartbeat-timer', '--user', '--yes');
   assert.equal(code, 0);
@@ -234,10 +241,10 @@ test('uninstall undoes an installation, and exits with 3 without a unit', async 
 
 test('a failing or missing systemctl is reported', async (t) => {
   const install = ['daemon', 'install', 'agent', '--user', '--no-token', '--yes'];
-  const failing = await aHome(t, { PATH: fakeSystemctl(t, 1).PATH }).vreg(...install);
+  const failing = await aHome(t, { PATH: fakeSystemctl(t, 1).PATH }).program(...install);
   assert.equal(failing.code, 1);
   assert.match(failing.stderr, /^vreg: systemctl --user daemon-reload failed: no bus\nhint: is systemd running\?/);
-  const missing = await aHome(t, { PATH: tempDir(t) }).vreg(...install);
+  const missing = await aHome(t, { PATH: tempDir(t) }).program(...install);
   assert.match(missing.stderr, /^vreg: systemctl --user daemon-reload failed: ENOENT\nhint: /);
 });
 
@@ -281,9 +288,9 @@ test(
   '--root installs the units into an image, where the real systemctl enables them',
   unless('systemctl'),
   async (t) => {
-    const { home, vreg } = aHome(t);
+    const { home, program } = aHome(t);
     const root = join(home, 'image');
-    const ran = await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--yes');
+    const ran = await program('daemon', 'install', 'serve', '--root', root, '--no-token', '--yes');
     const closed = VREG.map(whyUnreadable).find((reason) => reason !== undefined);
     if (closed) {
       // Hardened units cannot read the folder of this checkout.
@@ -295,8 +302,8 @@ test(
     const system = join(root, 'etc/systemd/system');
     assert.deepEqual(readdirSync(system).sort(), ['multi-user.target.wants', 'vreg-serve.service']);
     assert.deepEqual(readdirSync(join(system, 'multi-user.target.wants')), ['vreg-serve.service']);
-    assert.equal((await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--now', '--yes')).code, 5);
-    assert.equal((await vreg('daemon', 'uninstall', 'serve', '--root', root, '--yes')).code, 0);
+    assert.equal((await program('daemon', 'install', 'serve', '--root', root, '--no-token', '--now', '--yes')).code, 5);
+    assert.equal((await program('daemon', 'uninstall', 'serve', '--root', root, '--yes')).code, 0);
     assert.equal(existsSync(join(system, 'vreg-serve.service')), false);
   },
 );

@@ -13,6 +13,7 @@ export const INTERVAL = 60_000;
 /** A registry with one entry, whose requests can be made to fail. */
 export class FakeRegistry {
   readonly url = 'http://registry.test:3000';
+  readonly urls = [this.url];
   readonly server: RegistryClient['server'] = { lease: LEASE, now: 0 };
   /** Its requests, in order. */
   readonly asked: string[] = [];

@@ -13,6 +13,7 @@ import {
   PROGRAM,
   type Ran,
   run,
+  runInProcess,
   startDaemon,
   tempDir,
 } from '../daemon.ts';
@@ -75,8 +76,11 @@ export function copyState(from: string, to: string): void {
   }
 }
 
+/** A daemon, or a registry in this process. */
+type Registry = Pick<Daemon, 'url' | 'token'>;
+
 /** @returns the entry of a VM; undefined if there is none, or if the daemon does not respond */
-export async function find({ url, token }: Pick<Daemon, 'url' | 'token'>, id = 'vm-1'): Promise<Vm | undefined> {
+export async function find({ url, token }: Registry, id = 'vm-1'): Promise<Vm | undefined> {
   const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
   const found = await call(url, 'GET', PATHS.vm(id), { headers }).catch((error: unknown) => {
     if (error instanceof TypeError) return undefined;
@@ -86,17 +90,17 @@ export async function find({ url, token }: Pick<Daemon, 'url' | 'token'>, id = '
 }
 
 /** Waits for a sign of life after `lastSeen`. @returns the entry */
-export async function heardAfter(daemon: Daemon, lastSeen: string, id = 'vm-1'): Promise<Vm> {
+export async function heardAfter(registry: Registry, lastSeen: string, id = 'vm-1'): Promise<Vm> {
   return until(`a sign of life of ${id}`, async () => {
-    const vm = await find(daemon, id);
+    const vm = await find(registry, id);
     return vm && vm.lastSeen > lastSeen ? vm : undefined;
   });
 }
 
 /** Waits for several heartbeats. */
-export async function heardTwice(daemon: Daemon): Promise<void> {
-  const first = await until('the entry', () => find(daemon));
-  await heardAfter(daemon, (await heardAfter(daemon, first.lastSeen)).lastSeen);
+export async function heardTwice(registry: Registry): Promise<void> {
+  const first = await until('the entry', () => find(registry));
+  await heardAfter(registry, (await heardAfter(registry, first.lastSeen)).lastSeen);
 }
 
 /** Starts a daemon with the home and the port of one that has ended. */
@@ -118,14 +122,25 @@ export function backUp(t: TestContext, { dataDir }: Daemon): () => void {
   };
 }
 
-/** Runs `vreg` in a home; its background processes are killed when the test ends. */
+/** Whether a command line starts a daemon or an agent. */
+function startsProcess([command, subcommand]: readonly string[]): boolean {
+  if (command === 'hook') return true;
+  return command === 'daemon' && !['status', 'stop', 'logs'].includes(subcommand!);
+}
+
+/**
+ * Runs `vreg` in a home, in this process unless it starts one. Its background processes are killed when the test ends.
+ */
 export async function inHome(
   t: TestContext,
   home: string,
   args: readonly string[],
   env: NodeJS.ProcessEnv = {},
 ): Promise<Ran> {
-  const ran = await run(PROGRAM, [...ENTRY, ...args], { env: cleanEnv(home, { VERS_VM_ID: 'vm-1', ...env }) });
+  const environment = cleanEnv(home, { VERS_VM_ID: 'vm-1', ...env });
+  const ran = startsProcess(args)
+    ? await run(PROGRAM, [...ENTRY, ...args], { env: environment })
+    : await runInProcess(args, { env: environment });
   if (args.includes('--detach') && ran.code === 0) {
     const { pid } = processes(ran)[0]!;
     t.after(() => {

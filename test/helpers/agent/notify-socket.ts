@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { tempDir } from '../daemon.ts';
+import { PYTHON } from '../tools.ts';
 import { until } from '../until.ts';
 
 const LISTEN = `
@@ -25,7 +26,7 @@ export interface NotifySocket {
 
 export async function notifySocket(t: TestContext): Promise<NotifySocket> {
   const path = join(tempDir(t), 'notify');
-  const child = spawn('python3', ['-c', LISTEN, path], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(PYTHON, ['-c', LISTEN, path], { stdio: ['ignore', 'pipe', 'inherit'] });
   t.after(() => child.kill('SIGKILL'));
   let text = '';
   child.stdout.setEncoding('utf8').on('data', (chunk: string) => {

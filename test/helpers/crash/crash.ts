@@ -216,7 +216,7 @@ interface Answer {
 
 const agent = new Agent({ keepAlive: true });
 
-/** @throws the error of the connection; Unexpected for any other status */
+/** @throws the error of the connection, or of a registry that is loading; Unexpected for any other status */
 async function ask(where: Where, method: string, path: string, expected: number[], body?: object): Promise<Answer> {
   const { status, headers, said } = await new Promise<{
     status: number;
@@ -234,6 +234,8 @@ async function ask(where: Where, method: string, path: string, expected: number[
     );
     asked.once('error', reject).end(body && JSON.stringify(body));
   });
+  // As without a response: the registry has not seen the request, and the caller asks again.
+  if (status === 503 && said.includes('loading its store')) throw new Error(said);
   if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`, status, said);
   return {
     status,

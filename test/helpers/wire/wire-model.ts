@@ -121,6 +121,7 @@ export class WireModel {
 
   #route(method: string, asked: Asked, body: unknown): Expected {
     const [first = '', kind = '', id = '', part = '', other = ''] = asked.path;
+    if (first === 'ui') return page(kind, method, body);
     if (first !== 'registry') return { status: 200 };
     if (kind === 'vms' && id === '') return method === 'GET' ? this.#list(asked) : this.#register(asked, body);
     if (kind === 'vms' && part === '') {
@@ -498,11 +499,26 @@ const KINDS: Readonly<Record<string, readonly string[]>> = {
   conflicts: ['GET', 'DELETE'],
 };
 
+const PAGE: Readonly<Record<string, readonly string[]>> = { login: ['GET', 'POST'], session: ['GET', 'DELETE'] };
+
+/** The page of a registry without tokens, which has no links. */
+function page(kind: string, method: string, body: unknown): Expected {
+  if (kind === '') return { status: 308 };
+  if (kind === 'session' && method === 'DELETE') return { status: 200, body: { authenticated: false } };
+  if (kind === 'session') return { status: 200, body: { authenticated: true, name: 'anonymous', scope: 'admin' } };
+  if (kind !== 'login') throw new Refused(404, 'NOT_FOUND');
+  if (method === 'GET') return { status: 200 };
+  if (!isRecord(body)) throw invalid('body');
+  throw typeof body.token === 'string' ? new Refused(401, 'UNAUTHORIZED') : invalid('token');
+}
+
 /** @returns the methods of a path, without routes that stream or need a data dir */
 function methodsOf([first, kind = '', id, part, ...more]: readonly string[]): readonly string[] {
   if (kind === 'vms' && part === 'diff') return first === 'registry' && more.length === 1 ? ['GET'] : [];
   if (more.length > 0) return [];
   if ((first === 'health' || first === 'metrics') && kind === '') return ['GET'];
+  if (first === 'auth') return kind === 'magic-link' && id === undefined ? ['POST'] : [];
+  if (first === 'ui' && id === undefined) return PAGE[kind] ?? ['GET'];
   if (first !== 'registry') return [];
   if (id === undefined) return Object.hasOwn(KINDS, kind) ? KINDS[kind]! : [];
   if (kind === 'discover' && part === undefined) return ['GET'];
@@ -512,7 +528,8 @@ function methodsOf([first, kind = '', id, part, ...more]: readonly string[]): re
 }
 
 /** The query parameters of a route. A vreg client gets an error for any other. */
-function parametersOf(method: string, [, kind, id, part]: readonly string[]): readonly string[] {
+function parametersOf(method: string, [first, kind, id, part]: readonly string[]): readonly string[] {
+  if (first === 'ui') return kind === 'login' && method === 'GET' ? ['token'] : [];
   if (kind === 'discover') return ['service', 'passing', 'strict', 'wait', 'min', 'include'];
   if (kind === 'conflicts') return method === 'DELETE' ? ['id'] : [];
   if (part === 'history') return ['limit'];

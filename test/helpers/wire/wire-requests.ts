@@ -326,6 +326,13 @@ const ROUTES: readonly Shape[] = [
   { method: 'DELETE', path: at('registry', 'conflicts'), query: queryOf('id') },
   { method: 'GET', path: at('health') },
   { method: 'GET', path: at('metrics') },
+  { method: 'POST', path: at('auth', 'magic-link'), body: junk },
+  { method: 'POST', path: at('ui', 'login'), body: fc.record({ token: fc.oneof(junk, fc.constant('used')) }) },
+  { method: 'GET', path: at('ui', 'session') },
+  { method: 'DELETE', path: at('ui', 'session'), body: junk },
+  { method: 'GET', path: at('ui') },
+  { method: 'GET', path: at('ui', 'login'), query: fc.constantFrom<Query>([], [['token', 'x']]) },
+  { method: 'GET', path: at('ui', 'nothing.js') },
   { method: 'GET', path: at('registry', 'nothing') },
   { method: 'GET', path: vm('heartbeat', 'more') },
 ];

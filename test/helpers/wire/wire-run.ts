@@ -144,9 +144,9 @@ function withEtags(asked: Asked, { positions }: MemoryStore): Asked {
   return match === undefined ? asked : { ...asked, headers: { ...asked.headers, 'if-match': match } };
 }
 
-/** Probes and plain heartbeats have no position. */
+/** Probes, the page and plain heartbeats have no position. */
 function mayLackPosition({ path }: Asked): boolean {
-  return path[0] === 'health' || path.at(-1) === 'heartbeat' || path.at(-1) === 'heartbeats';
+  return path[0] === 'health' || path[0] === 'ui' || path.at(-1) === 'heartbeat' || path.at(-1) === 'heartbeats';
 }
 
 const WEAK_TAG = /^W\/"[0-9a-f]{16}"$/;

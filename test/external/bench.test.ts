@@ -1,9 +1,9 @@
 /** The benchmark itself, with as few requests as possible. Its figures are not asserted. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { bench, ROWS } from '../bench/bench.ts';
+import type { Failure } from '../bench/table.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
-import { bench, ROWS } from './bench.ts';
-import type { Failure } from './table.ts';
 
 const FEW = ['--turns', '1', '--requests', '50'];
 

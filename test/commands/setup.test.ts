@@ -1,0 +1,350 @@
+import assert from 'node:assert/strict';
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { vreg } from '../helpers/cli.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../helpers/daemon.ts';
+
+/** A home folder, and `vreg setup` in it. */
+function aHome(t: TestContext) {
+  const home = tempDir(t);
+  const bin = tempDir(t);
+  writeFileSync(join(bin, 'vreg'), '');
+  const env = { PATH: bin, VERS_AUTH_TOKEN: 'fleet-secret' };
+  const setup = async (...args: string[]) => {
+    const { code, stdout, stderr } = await vreg(['setup', ...args, '-o', 'json'], { home, env });
+    const steps = code === 5 ? [] : (JSON.parse(stdout) as { part: string; action: string; path: string }[]);
+    return { code, stderr, actions: steps.map(({ part, action }) => `${part} ${action}`), steps };
+  };
+  const write = (name: string, text: string) => {
+    mkdirSync(dirname(join(home, name)), { recursive: true });
+    writeFileSync(join(home, name), text);
+  };
+  return { home, setup, write, read: (name: string) => readFileSync(join(home, name), 'utf8') };
+}
+
+/** All files below a folder, with their contents. */
+function filesIn(folder: string): Record<string, string> {
+  const names = readdirSync(folder, { recursive: true, encoding: 'utf8' }).sort();
+  const files = names.filter((name) => statSync(join(folder, name)).isFile());
+  return Object.fromEntries(files.map((name) => [name, readFileSync(join(folder, name), 'utf8')]));
+}
+
+const EXTENSION = '.pi/agent/extensions/vreg-registry.js';
+
+const HOOK = (name: string) => ({ hooks: [{ type: 'command', command: `vreg hook ${name}`, timeout: 10 }] });
+
+test('setup claude adds the server, the skill and the hooks, and a second run changes nothing', async (t) => {
+  const { home, setup, read } = aHome(t);
+  assert.deepEqual((await setup('claude')).actions, ['mcp create', 'skill create', 'hooks create']);
+  assert.deepEqual(JSON.parse(read('.claude.json')), {
+    mcpServers: { registry: { type: 'stdio', command: 'vreg', args: ['mcp'] } },
+  });
+  assert.deepEqual(JSON.parse(read('.claude/settings.json')), {
+    hooks: { SessionStart: [HOOK('start')], SessionEnd: [HOOK('stop')] },
+  });
+  assert.match(read('.claude/skills/registry/SKILL.md'), /^---\nname: registry\n/);
+  const before = filesIn(home);
+  assert.deepEqual((await setup('claude')).actions, ['mcp unchanged', 'skill unchanged', 'hooks unchanged']);
+  assert.deepEqual(filesIn(home), before);
+  assert.doesNotMatch(JSON.stringify(before), /fleet-secret/);
+});
+
+test('setup codex writes TOML and hooks', async (t) => {
+  const { setup, read } = aHome(t);
+  assert.deepEqual((await setup('codex')).actions, ['mcp create', 'skill create', 'hooks create']);
+  assert.equal(
+    read('.codex/config.toml'),
+    '# Added by vreg setup.\n[mcp_servers.registry]\ncommand = "vreg"\nargs = ["mcp"]\n',
+  );
+  assert.deepEqual(JSON.parse(read('.codex/hooks.json')), { hooks: { SessionStart: [HOOK('start')] } });
+  assert.match(read('.agents/skills/registry/SKILL.md'), /name: registry/);
+});
+
+test('setup pi writes the skill and the extension, and --remove removes them', async (t) => {
+  const { home, setup, read } = aHome(t);
+  const added = await setup('pi');
+  assert.deepEqual(added.actions, ['skill create', 'hooks create']);
+  assert.deepEqual(
+    added.steps.map(({ path }) => path),
+    [join(home, '.pi/agent/skills/registry/SKILL.md'), join(home, EXTENSION)],
+  );
+  assert.doesNotMatch(JSON.stringify(filesIn(home)), /fleet-secret/);
+  assert.deepEqual((await setup('pi')).actions, ['skill unchanged', 'hooks unchanged']);
+  // pi loads the file outside of the package.
+  const loaded = createRequire(join(home, EXTENSION))(join(home, EXTENSION)) as unknown;
+  assert.equal(typeof loaded, 'function');
+  const edited = read(EXTENSION).replace('registry', 'mine');
+  writeFileSync(join(home, EXTENSION), edited);
+  assert.deepEqual((await setup('pi', '--only', 'hooks')).actions, ['hooks keep']);
+  assert.deepEqual((await setup('pi', '--remove')).actions, ['skill remove', 'hooks keep']);
+  assert.deepEqual(filesIn(home), { [EXTENSION]: edited });
+  writeFileSync(join(home, EXTENSION), edited.replace('mine', 'registry'));
+  assert.deepEqual((await setup('pi', '--remove')).actions, ['skill unchanged', 'hooks remove']);
+  assert.deepEqual(readdirSync(home), []);
+});
+
+for (const [what, name, text, removal] of [
+  ['package', '.pi/agent/settings.json', '{"packages": ["npm:vreg@0.1.0"]}', 'run: pi remove npm:vreg@0.1.0'],
+  [
+    'package of the original registry',
+    '.pi/agent/settings.json',
+    '{"packages": [{"source": "git:github.com/hdresearch/vers-agent-services@main"}]}',
+    'run: pi remove git:github.com/hdresearch/vers-agent-services@main',
+  ],
+  [
+    'file',
+    '.pi/agent/extensions/agent-services/index.ts',
+    'register({ name: "registry_register" })',
+    'remove that file',
+  ],
+  ['path in the settings', '.pi/agent/settings.json', '{"extensions": ["../mine.ts"]}', 'remove it from '],
+] as const)
+  test(`setup pi skips its extension beside another one, here as a ${what}, and says what to do`, async (t) => {
+    const { home, setup, write } = aHome(t);
+    write('.pi/mine.ts', `register({ name: 'registry_register' })`);
+    write(name, text);
+    const { code, actions, stderr } = await setup('pi');
+    assert.deepEqual([code, actions], [4, ['skill create', 'hooks skip']]);
+    assert.equal(existsSync(join(home, EXTENSION)), false);
+    assert.match(stderr, /pi does not start with two extensions that have the tools of the registry/);
+    assert.ok(stderr.includes(removal), stderr);
+    assert.deepEqual((await setup('pi', '--only', 'skill')).code, 0);
+  });
+
+test('setup pi adds its extension beside a package whose extensions are excluded', async (t) => {
+  const { setup, write } = aHome(t);
+  write(
+    '.pi/agent/settings.json',
+    '{"packages": ["npm:@me/vreg", "npm:other", {"source": "npm:vreg", "extensions": []}]}',
+  );
+  assert.deepEqual((await setup('pi')).actions, ['skill create', 'hooks create']);
+  assert.deepEqual((await setup('pi')).actions, ['skill unchanged', 'hooks unchanged']);
+});
+
+test('setup accepts files whose line endings were converted', async (t) => {
+  for (const program of ['claude', 'codex', 'pi'] as const) {
+    const { home, setup, write } = aHome(t);
+    await setup(program);
+    for (const [name, text] of Object.entries(filesIn(home))) write(name, text.replaceAll('\n', '\r\n'));
+    const before = filesIn(home);
+    assert.equal((await setup(program)).code, 0);
+    assert.deepEqual(filesIn(home), before);
+    assert.equal((await setup(program, '--remove')).code, 0);
+    assert.deepEqual(readdirSync(home), [], program);
+  }
+});
+
+test('setup adds its table to a file with carriage returns, and removes it', async (t) => {
+  const { setup, write, read } = aHome(t);
+  const text = 'model = "gpt-5"\r\n';
+  write('.codex/config.toml', text);
+  await setup('codex', '--only', 'mcp');
+  assert.doesNotMatch(read('.codex/config.toml'), /[^\r]\n/);
+  await setup('codex', '--remove');
+  assert.equal(read('.codex/config.toml'), text);
+});
+
+test('setup pi refuses --only mcp, and says what pi has instead', async (t) => {
+  const { code, stdout, stderr } = await vreg(['setup', 'pi', '--only', 'mcp'], { home: tempDir(t) });
+  assert.deepEqual([code, stdout], [5, '']);
+  assert.match(stderr, /pi has no MCP servers, so --only mcp adds nothing/);
+  assert.match(stderr, /vreg setup pi --only hooks/);
+});
+
+const TOML = `# my config
+model = "gpt-5"   # the good one
+
+[mcp_servers.other]
+command = "other"
+args = [ "a",  "b" ]
+`;
+const SETTINGS = `{
+    // mine
+    "model": "opus",
+    "hooks": {
+        "SessionStart": [
+            {"matcher": "startup", "hooks": [{"type": "command", "command": "date"}]}
+        ]
+    }
+}
+`;
+
+for (const [program, files] of [
+  [
+    'claude',
+    { '.claude.json': '{"numStartups":3,"mcpServers":{"x":{"command":"x"}}}', '.claude/settings.json': SETTINGS },
+  ],
+  ['codex', { '.codex/config.toml': TOML, '.codex/hooks.json': '{\r\n\t"hooks": {\r\n\t\t"Stop": []\r\n\t}\r\n}\r\n' }],
+] as const)
+  test(`setup ${program} leaves all other entries as they are, and --remove removes only what it has added`, async (t) => {
+    const { home, setup, write, read } = aHome(t);
+    for (const [name, text] of Object.entries(files)) write(name, text);
+    const before = filesIn(home);
+    assert.equal((await setup(program)).code, 0);
+    if (program === 'codex') assert.ok(read('.codex/config.toml').startsWith(TOML));
+    else
+      assert.match(
+        read('.claude/settings.json'),
+        /\/\/ mine\n {4}"model": "opus",.*"command": "date".*vreg hook start/s,
+      );
+    const removed = await setup(program, '--remove');
+    assert.deepEqual([removed.code, removed.actions], [0, ['mcp change', 'skill remove', 'hooks change']]);
+    const after = filesIn(home);
+    for (const name of Object.keys(before))
+      assert.equal(after[name]!.replace(/\s/g, ''), before[name]!.replace(/\s/g, ''), name);
+    if (program === 'codex') assert.equal(after['.codex/config.toml'], TOML);
+    assert.deepEqual(Object.keys(after), Object.keys(before));
+    assert.deepEqual((await setup(program, '--remove')).actions, [
+      'mcp unchanged',
+      'skill unchanged',
+      'hooks unchanged',
+    ]);
+  });
+
+test('--remove leaves the home folder and that of the program, also if their variables end with a slash', async (t) => {
+  const base = tempDir(t);
+  const [home, folder] = [`${base}/home/`, `${base}/claude/`];
+  mkdirSync(home);
+  for (const [env, left] of [
+    [{}, home],
+    [{ CLAUDE_CONFIG_DIR: folder }, folder],
+  ] as const)
+    for (const flags of [[], ['--remove']]) {
+      const { code } = await vreg(['setup', 'claude', '--only', 'skill', ...flags], { home, env });
+      assert.equal(code, 0);
+      if (flags.length > 0) assert.deepEqual(readdirSync(left), []);
+    }
+});
+
+test('setup keeps what somebody has edited, also when it removes, and exits with 4', async (t) => {
+  const { home, setup, write, read } = aHome(t);
+  await setup('claude');
+  await setup('codex', '--only', 'mcp');
+  write('.claude/skills/registry/SKILL.md', `${read('.claude/skills/registry/SKILL.md')}one more line\n`);
+  write('.claude/settings.json', read('.claude/settings.json').replaceAll(/vreg hook (\w+)/g, 'vreg hook $1 -v'));
+  write('.claude.json', '{"mcpServers": {"registry": {"command": "/opt/vreg", "args": ["mcp", "--read-only"]}}}');
+  write('.codex/config.toml', read('.codex/config.toml').replace('["mcp"]', '["mcp", "--read-only"]'));
+  const edited = filesIn(home);
+  for (const flags of [[], ['--remove']]) {
+    const claude = await setup('claude', ...flags);
+    assert.deepEqual([claude.code, claude.actions], [4, ['mcp keep', 'skill keep', 'hooks keep']]);
+    assert.match(claude.stderr, /somebody has edited what vreg setup would change, so it was kept/);
+    assert.match(claude.stderr, flags.length === 0 ? /then run vreg setup again/ : /delete the edited file/);
+    assert.equal((await setup('codex', '--only', 'mcp', ...flags)).code, 4);
+    assert.deepEqual(filesIn(home), edited);
+  }
+});
+
+test('setup replaces an unedited skill of an older version', async (t) => {
+  const { setup, write, read } = aHome(t);
+  await setup('pi', '--only', 'skill');
+  const { createHash } = await import('node:crypto');
+  const old = '---\nname: registry\n---\nold\n';
+  const digest = createHash('sha256').update(old).digest('hex');
+  write('.pi/agent/skills/registry/SKILL.md', `${old}<!-- vreg setup: sha256 ${digest} -->\n`);
+  assert.deepEqual((await setup('pi', '--only', 'skill')).actions, ['skill change']);
+  assert.doesNotMatch(read('.pi/agent/skills/registry/SKILL.md'), /^old$/m);
+});
+
+test('--dry-run writes nothing, and --only and the variables of the programs choose the files', async (t) => {
+  const { home, setup } = aHome(t);
+  assert.deepEqual((await setup('claude', '--dry-run')).actions, ['mcp create', 'skill create', 'hooks create']);
+  assert.deepEqual(readdirSync(home), []);
+  const { stdout } = await vreg(['setup', 'codex', '--only', 'mcp,hooks', '-q'], {
+    home,
+    env: { CODEX_HOME: join(home, 'c') },
+  });
+  assert.deepEqual(stdout.split('\n'), [join(home, 'c/config.toml'), join(home, 'c/hooks.json'), '']);
+});
+
+test('setup follows links, and keeps the mode of a file', async (t) => {
+  const { home, setup, write } = aHome(t);
+  write('dotfiles/settings.json', '{}\n');
+  chmodSync(join(home, 'dotfiles/settings.json'), 0o640);
+  mkdirSync(join(home, '.claude'));
+  symlinkSync('../dotfiles/settings.json', join(home, '.claude/settings.json'));
+  assert.equal((await setup('claude', '--only', 'hooks')).code, 0);
+  assert.ok(lstatSync(join(home, '.claude/settings.json')).isSymbolicLink());
+  assert.equal(statSync(join(home, 'dotfiles/settings.json')).mode & 0o777, 0o640);
+  assert.match(readFileSync(join(home, 'dotfiles/settings.json'), 'utf8'), /vreg hook start/);
+});
+
+test('setup refuses an invalid file, names it, and changes no file at all', async (t) => {
+  for (const [program, name, text, message = ''] of [
+    ['claude', '.claude/settings.json', '{"hooks": {'],
+    ['claude', '.claude/settings.json', '{"hooks": {"SessionStart": 1}}'],
+    ['claude', '.claude/settings.json', '{"hooks": null}'],
+    ['claude', '.claude.json', '[]'],
+    ['claude', '.claude.json', '{"mcpServers": "x"}'],
+    ['codex', '.codex/hooks.json', '{"hooks": []}'],
+    ['codex', '.codex/config.toml', 'model = \n'],
+    [
+      'codex',
+      '.codex/config.toml',
+      'mcp_servers = { other = { command = "x" } }\n',
+      'mcp_servers is no table of its own',
+    ],
+  ] as const) {
+    const { home, setup, write } = aHome(t);
+    write(name, text);
+    const { code, stderr } = await setup(program);
+    assert.equal(code, 5, `${name}: ${text}`);
+    assert.ok(stderr.includes(join(home, name)), stderr);
+    assert.ok(stderr.includes(message), stderr);
+    assert.deepEqual(filesIn(home), { [name]: text });
+  }
+});
+
+test('--project changes the files in the folder of the project', async (t) => {
+  const [home, project] = [tempDir(t), tempDir(t)];
+  for (const [program, files] of [
+    ['claude', ['.mcp.json', '.claude/skills/registry/SKILL.md', '.claude/settings.json']],
+    ['codex', ['.codex/config.toml', '.agents/skills/registry/SKILL.md', '.codex/hooks.json']],
+    ['pi', ['.pi/skills/registry/SKILL.md', '.pi/extensions/vreg-registry.js']],
+  ] as const) {
+    const ran = await run(PROGRAM, [...ENTRY, 'setup', program, '--project'], { env: cleanEnv(home), cwd: project });
+    assert.equal(ran.code, 0, ran.stderr);
+    for (const file of files) assert.ok(existsSync(join(project, file)), file);
+  }
+  // pi would load the extension of the project and that of the user.
+  const both = await run(PROGRAM, [...ENTRY, 'setup', 'pi', '--only', 'hooks'], { env: cleanEnv(home), cwd: project });
+  assert.equal(both.code, 4);
+  assert.match(both.stderr, /first run: vreg setup pi --project --only hooks --remove; to use the other one/);
+  assert.deepEqual(readdirSync(home), []);
+});
+
+test('runs at the same time leave complete files and no temporary ones', async (t) => {
+  const home = tempDir(t);
+  writeFileSync(join(home, '.claude.json'), '{"numStartups":3}', { mode: 0o600 });
+  const ran = await Promise.all(
+    Array.from({ length: 6 }, () => run(PROGRAM, [...ENTRY, 'setup', 'claude'], { env: cleanEnv(home) })),
+  );
+  for (const { code, stderr } of ran) assert.equal(code, 0, stderr);
+  const files = filesIn(home);
+  assert.deepEqual(Object.keys(files), ['.claude.json', '.claude/settings.json', '.claude/skills/registry/SKILL.md']);
+  assert.deepEqual(Object.keys(JSON.parse(files['.claude.json']!) as object), ['numStartups', 'mcpServers']);
+  assert.deepEqual(JSON.parse(files['.claude/settings.json']!), {
+    hooks: { SessionStart: [HOOK('start')], SessionEnd: [HOOK('stop')] },
+  });
+  assert.equal(statSync(join(home, '.claude.json')).mode & 0o777, 0o600);
+  const again = await run(PROGRAM, [...ENTRY, 'setup', 'claude', '--dry-run', '-o', 'tsv'], { env: cleanEnv(home) });
+  assert.doesNotMatch(again.stdout, /\t(create|change|keep)\t/);
+});
+
+test('setup refuses an unknown program and an unknown part', async (t) => {
+  const { setup } = aHome(t);
+  assert.match((await setup('cursor')).stderr, /invalid program \\"cursor\\"/);
+  assert.match((await setup('pi', '--only', 'hook')).stderr, /invalid --only \\"hook\\"; did you mean/);
+});

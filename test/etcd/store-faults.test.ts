@@ -1,0 +1,58 @@
+/** The registry on a cluster that does not confirm a change, or has no space for it. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { startCluster, unlessEtcd } from '../helpers/etcd.ts';
+import { startReplica } from '../helpers/etcd-registry.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const options = unlessEtcd();
+
+test(
+  'a change that a frozen cluster does not confirm has an unknown outcome, and may be made later',
+  options,
+  async (t) => {
+    const {
+      endpoints,
+      members: [member],
+    } = await startCluster(t, { members: 1 });
+    const { registry } = await startReplica(t, endpoints);
+    await registry.register(aVm({ id: 'vm-1' }));
+    member!.freeze();
+    const error = await registry.update('vm-1', { name: 'two' }, { by: 'ops' }).catch((thrown) => thrown);
+    assert.deepEqual([error.code, error.exit, error.retryAfter], ['OUTCOME_UNKNOWN', 6, undefined]);
+    assert.match(error.hint, /vreg get ID/);
+    assert.equal(registry.get('vm-1').name, aVm().name, 'reads show what is known');
+    member!.thaw();
+    await registry.catchUp();
+    const second = await startReplica(t, endpoints);
+    assert.equal(registry.get('vm-1').json, second.registry.get('vm-1').json);
+    const { json } = await registry.update('vm-1', { name: 'three' }, { by: 'ops' });
+    await second.registry.catchUp();
+    assert.equal(second.registry.get('vm-1').json, json);
+  },
+);
+
+test('a cluster without space refuses changes, but serves reads and removes VMs', options, async (t) => {
+  const { endpoints, etcdctl } = await startCluster(t, { members: 1, flags: ['--quota-backend-bytes=4194304'] });
+  const [a, b] = [await startReplica(t, endpoints), await startReplica(t, endpoints)];
+  for (const id of ['vm-1', 'vm-2']) await a.registry.register(aVm({ id }));
+  for (let n = 0; (await etcdctl('alarm', 'list')) === ''; n++)
+    await etcdctl('put', `/filler/${n}`, 'x'.repeat(100_000)).catch(() => {});
+  const error = await a.registry.register(aVm({ id: 'vm-3' })).catch((thrown) => thrown);
+  assert.deepEqual([error.code, error.status], ['STORE_FULL', 507]);
+  assert.equal(a.registry.has('vm-3'), false);
+  await a.registry.deregister('vm-1', { by: 'ops' });
+  assert.equal(a.registry.has('vm-1'), false);
+  await etcdctl('del', '--prefix', '/filler/');
+  const { header } = JSON.parse(await etcdctl('get', '/none', '-w', 'json')) as { header: { revision: number } };
+  await etcdctl('compact', String(header.revision));
+  await etcdctl('defrag');
+  await etcdctl('alarm', 'disarm');
+  await a.registry.register(aVm({ id: 'vm-3' }));
+  await b.registry.catchUp();
+  assert.deepEqual(
+    ['vm-1', 'vm-2', 'vm-3'].map((id) => b.registry.has(id)),
+    [false, true, true],
+  );
+  assert.equal(b.registry.positions.current, a.registry.positions.current);
+});
