@@ -99,7 +99,9 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
     const bytes: Uint8Array[] = [];
     for await (const part of await client.backup(Number.POSITIVE_INFINITY)) bytes.push(part);
     assert.equal(Buffer.concat(bytes).toString(), '{}');
-    assert.deepEqual([a.requests, b.requests], [['GET /health', 'GET /registry/backup'], []]);
+    // On a busy machine, b may be asked for its health too.
+    const backups = [a, b].map(({ requests }) => requests.filter((line) => line === 'GET /registry/backup').length);
+    assert.deepEqual(backups, [1, 0]);
   });
 
   test(`${name}: a client with several URLs uses the first one while it works`, async (t) => {

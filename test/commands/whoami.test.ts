@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { SCOPES } from '../../src/protocol/token.ts';
-import { copyState, find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
+import { copyState, find, heardTwice, startAgent } from '../helpers/agent/agent.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, type VregOptions, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
@@ -70,7 +70,7 @@ async function withAgent(t: TestContext) {
   const daemon = await serveLive(t);
   const state = tempDir(t);
   startAgent(t, daemon.url, ['--data-dir', state]);
-  await heardAfter(daemon, (await until('the registration', () => find(daemon))).lastSeen);
+  await heardTwice(daemon);
   const whoami = async (dir: string, ...args: string[]) => {
     const ran = await daemon.command(['whoami', '--id', 'vm-1', '--data-dir', dir, '-o', 'json', ...args]);
     return { ...ran, vm: (JSON.parse(ran.stdout) as { vm: Record<string, unknown> }).vm };

@@ -4,7 +4,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
-import { copyState, find, heardAfter, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
+import { copyState, find, heardAfter, heardTwice, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { type LiveRegistry, serveLive } from '../helpers/live-registry.ts';
 import { until } from '../helpers/until.ts';
@@ -17,8 +17,7 @@ async function conflictsOf({ command }: Pick<Daemon, 'command'>): Promise<Confli
 async function cloneOf(t: TestContext, daemon: LiveRegistry, ...more: string[]) {
   const [one, two] = [tempDir(t), tempDir(t)];
   const original = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--data-dir', one]);
-  const first = await until('the registration', () => find(daemon));
-  await heardAfter(daemon, first.lastSeen);
+  await heardTwice(daemon);
   copyState(one, two);
   const clone = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--data-dir', two, ...more]);
   return { original, clone, state: two };

@@ -8,7 +8,7 @@ import { Identity } from '../../daemon/agent/identity.ts';
 import { UndiciTransport } from '../../src/client/transport/undici.ts';
 import { RegistryClient } from '../../src/client.ts';
 import { TOOLS } from '../../src/mcp/tools.ts';
-import { copyState, find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
+import { copyState, find, heardAfter, heardTwice, startAgent } from '../helpers/agent/agent.ts';
 import { seed } from '../helpers/cli.ts';
 import {
   cleanEnv,
@@ -580,7 +580,7 @@ test('a clone that its agent has renamed acts under its new id, and as none of t
     const copy = tempDir(t);
     copyState(from, copy);
     startAgent(t, daemon.url, ['--data-dir', copy, '--on-clone', 'rebirth', '--id-command', `echo ${id}`]);
-    await heardAfter(daemon, (await until(`the entry of ${id}`, () => find(daemon, id))).lastSeen, id);
+    await heardTwice(daemon, id);
     return copy;
   };
   const second = await rebirth(dir, 'vm-1b');

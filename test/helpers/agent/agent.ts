@@ -97,10 +97,13 @@ export async function heardAfter(registry: Registry, lastSeen: string, id = 'vm-
   });
 }
 
-/** Waits for several heartbeats. */
-export async function heardTwice(registry: Registry): Promise<void> {
-  const first = await until('the entry', () => find(registry));
-  await heardAfter(registry, (await heardAfter(registry, first.lastSeen)).lastSeen);
+/**
+ * Waits for the registration and two heartbeats. An agent stores the response to a heartbeat before it sends the next one, so its
+ * state then says that the registry has accepted its proof.
+ */
+export async function heardTwice(registry: Registry, id = 'vm-1'): Promise<void> {
+  const first = await until(`the entry of ${id}`, () => find(registry, id));
+  await heardAfter(registry, (await heardAfter(registry, first.lastSeen, id)).lastSeen, id);
 }
 
 /** Starts a daemon with the home and the port of one that has ended. */
