@@ -96,6 +96,7 @@ test('whoami in a clone exits with 9, also while the registry is away, and tree 
   const [copy, renamed] = [tempDir(t), tempDir(t)];
   copyState(state, copy);
   copyState(state, renamed);
+  await heardTwice(daemon);
   const clone = startAgent(t, daemon.url, ['--data-dir', copy, '--address', '10.0.0.2']);
   await until('the clone to end', () => clone.child.exitCode === 9);
   const rebirth = ['--on-clone', 'rebirth', '--id-command', 'echo vm-1b'];

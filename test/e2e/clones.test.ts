@@ -19,6 +19,7 @@ async function cloneOf(t: TestContext, daemon: LiveRegistry, ...more: string[]) 
   const original = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--data-dir', one]);
   await heardTwice(daemon);
   copyState(one, two);
+  await heardTwice(daemon);
   const clone = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--data-dir', two, ...more]);
   return { original, clone, state: two };
 }

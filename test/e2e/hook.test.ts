@@ -279,6 +279,7 @@ test('the hook in a clone says so, and changes nothing for the other VM', async 
   const { hook, state } = aHome(t, daemon.url);
   mkdirSync(join(state, '..'), { recursive: true });
   copyState(original, state);
+  await heardTwice(daemon);
   const ran = await until('the conflict to be decided', async () => {
     const started = await hook(['start', '--address', '10.0.0.2'], JSON.stringify(INPUTS.claude.start));
     assert.equal(started.code, 0);

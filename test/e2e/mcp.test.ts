@@ -494,10 +494,11 @@ async function startFleetWithAgent(t: TestContext, options: DaemonOptions = {}) 
 }
 
 /** Copies the state of an agent and starts the copy, whose heartbeats the registry rejects. @returns the folder of the copy */
-async function startClone(t: TestContext, { url }: Daemon, dir: string): Promise<string> {
+async function startClone(t: TestContext, daemon: Daemon, dir: string): Promise<string> {
   const copy = tempDir(t);
   copyState(dir, copy);
-  const { child } = startAgent(t, url, ['--address', '10.0.0.66', '--data-dir', copy]);
+  await heardTwice(daemon);
+  const { child } = startAgent(t, daemon.url, ['--address', '10.0.0.66', '--data-dir', copy]);
   await until('the clone to end', () => child.exitCode === 9);
   return copy;
 }
@@ -576,17 +577,18 @@ test('in a clone, the tools that change the registry refuse, and reading tools s
 
 test('a clone that its agent has renamed acts under its new id, and as none of the VMs from which it was copied', async (t) => {
   const { daemon, dir } = await startFleetWithAgent(t);
-  const rebirth = async (from: string, id: string) => {
+  const rebirth = async (from: string, former: string, id: string) => {
     const copy = tempDir(t);
     copyState(from, copy);
+    await heardTwice(daemon, former);
     startAgent(t, daemon.url, ['--data-dir', copy, '--on-clone', 'rebirth', '--id-command', `echo ${id}`]);
     await heardTwice(daemon, id);
     return copy;
   };
-  const second = await rebirth(dir, 'vm-1b');
+  const second = await rebirth(dir, 'vm-1', 'vm-1b');
   const client = await startMcp(t, { url: daemon.url, args: ['--data-dir', second] });
   assert.equal((await client.call('registry_heartbeat')).structuredContent!.id, 'vm-1b');
-  const third = await startMcp(t, { url: daemon.url, args: ['--data-dir', await rebirth(second, 'vm-1d')] });
+  const third = await startMcp(t, { url: daemon.url, args: ['--data-dir', await rebirth(second, 'vm-1b', 'vm-1d')] });
   assert.equal((await third.call('registry_heartbeat')).structuredContent!.id, 'vm-1d');
   for (const [copy, own, ids] of [
     [client, 'vm-1b', ['vm-1']],

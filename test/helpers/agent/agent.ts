@@ -64,7 +64,10 @@ export function startAgent(
   return startLong(t, url, ['daemon', 'agent', '--interval', '100ms', '--log-format', 'json', ...args], more);
 }
 
-/** Copies the files of a running agent. Repeats that if a temporary file disappears meanwhile. */
+/**
+ * Copies the files of a running agent. Repeats that if a temporary file disappears meanwhile. The copy is a clone only after the next
+ * heartbeat of the agent: until then, the one that sends first is accepted, so wait with {@link heardTwice} before the copy starts.
+ */
 export function copyState(from: string, to: string): void {
   for (;;) {
     try {
