@@ -15,7 +15,7 @@ import type { Warming } from '../../registry/explain.ts';
 import { auditWhenClosed } from '../audit.ts';
 import type { RequestContext } from '../context.ts';
 import { KEEP_ALIVE } from '../server/keep-alive.ts';
-import { checkedLine, headerLine, headerLines, writeHead, writeOpenHead } from './response-head.ts';
+import { checkedLine, headerLine, headerLines, respondOpen, writeHead } from './response-head.ts';
 import { reserveText, SnapshotBody } from './streaming.ts';
 
 export const JSON_TYPE = 'application/json; charset=utf-8';
@@ -128,10 +128,9 @@ export function respond(
   const { response } = ctx;
   if (response.destroyed) return;
   const all = lines + headerLine('content-length', length);
-  if (staysOpen(ctx)) writeOpenHead(response, status, isShort(ctx) ? all : all + OPEN_LINES);
-  else writeAnyHead(ctx, status, all);
-  // If each character is one byte, the text is ASCII, and V8 copies it without encoding it.
-  response.end(body, length === body.length ? 'latin1' : 'utf8');
+  if (staysOpen(ctx))
+    respondOpen(response, status, isShort(ctx) ? all : all + OPEN_LINES, body, length === body.length);
+  else writeAnyHead(ctx, status, all).end(body);
 }
 
 /** Sends a response without a body. */

@@ -7,8 +7,8 @@ import test from 'node:test';
 import {
   checkedLine,
   headerLine,
+  respondOpen,
   storesHeadAsText,
-  writeOpenHead,
 } from '../../../../daemon/http/response/response-head.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { exchange } from '../../../helpers/raw.ts';
@@ -74,11 +74,18 @@ test('the app notices if Node stores heads in another field or format, and then 
     }
   }
   assert.equal(storesHeadAsText(WithOtherField), false);
+  /** A response that sends its head in another way. */
+  class SendingBytes extends ServerResponse {
+    _send(data: string, encoding: BufferEncoding, callback: () => void): boolean {
+      Object.assign(this, { outputData: [{ data: Buffer.from(data, encoding), encoding, callback }] });
+      return true;
+    }
+  }
+  assert.equal(storesHeadAsText(SendingBytes), false);
 
   const lines = headerLine('x-a', 'one') + headerLine('x-a', 'two') + headerLine('content-length', 2);
   const server = createServer((request, response) => {
-    writeOpenHead(response, 201, lines, request.url === '/own');
-    response.end('{}');
+    respondOpen(response, 201, lines, '{}', true, request.url === '/own');
   });
   t.after(() => server.close());
   await once(server.listen(0, '127.0.0.1'), 'listening');
