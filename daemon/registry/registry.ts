@@ -25,11 +25,13 @@ import type {
   StoredVm,
 } from '../store/store.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
+import type { Census } from './census.ts';
 import { EventLog, type Occasion } from './events.ts';
 import { HealthReports } from './health.ts';
 import { HistoryClaims } from './history-claims.ts';
 import { type Enroller, Identities, type Now, type Proof, type StoredTimes } from './identity.ts';
-import { type Census, Liveness } from './leases.ts';
+import type { LeaseTerms } from './lease-terms.ts';
+import { LivenessTracker } from './liveness-tracker.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import { Positions } from './positions.ts';
 import {
@@ -51,6 +53,7 @@ import {
   type WriteOptions,
 } from './preconditions.ts';
 import { SharedChanges, Superseded } from './shared-changes.ts';
+import { earlierSignOfLife, isLater, laterSign, signOfLife, signOfLifeAt } from './signs-of-life.ts';
 import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
@@ -110,7 +113,8 @@ export class Registry {
   readonly #onDeregister: RegistryOptions['onDeregister'];
   readonly #onMove: RegistryOptions['onMove'];
   readonly #index = new VmIndex(() => `${this.positions.current} ${this.clock.now()}`);
-  readonly #liveness: Liveness;
+  readonly #liveness: LivenessTracker;
+  readonly #terms: LeaseTerms;
   readonly #pending: Changes;
   /** {@link #pending} if this process is the only writer. */
   readonly #single: PendingChanges | undefined;
@@ -164,9 +168,10 @@ export class Registry {
       changed(entry);
       this.events.discoverable(entry);
     });
-    this.#liveness = new Liveness(options, this.events, this.unsaved, changed);
+    this.#liveness = new LivenessTracker(options, this.events, this.unsaved, changed);
+    this.#terms = this.#liveness.terms;
     this.lineage = this.#index.lineage;
-    if (this.#replication) for (const entry of inOrder) entry.touch(this.#liveness.signOfLifeAt(entry.seen.lastSeen));
+    if (this.#replication) for (const entry of inOrder) entry.touch(signOfLifeAt(this.clock, entry.seen.lastSeen));
     this.#liveness.load(contents.vms, contents.records);
     this.#replication?.follow({
       arrived: (arrival) => {
@@ -218,7 +223,7 @@ export class Registry {
       // Another registration may have been accepted in the meantime.
       if (this.#current(id)) throw alreadyRegistered();
     }
-    const seen = this.#liveness.signOfLife();
+    const seen = signOfLife(this.clock);
     const registeredAt = new Date(seen.lastSeen).toISOString();
     return this.#put(undefined, { from: undefined, to: { ...registration, registeredAt } }, seen, options);
   }
@@ -270,7 +275,7 @@ export class Registry {
       }
       return { entry: running ? this.heartbeat(to.id) : before, created: false };
     }
-    const seen = running || isRenewed ? this.#liveness.signOfLife() : before.seen;
+    const seen = running || isRenewed ? signOfLife(this.clock) : before.seen;
     const entry = await this.#put(before, { from, to }, seen, options, isRenewed);
     if (!running) this.identities.markIdle(to.id);
     return { entry, created: false };
@@ -289,7 +294,7 @@ export class Registry {
     const before = this.#require(id);
     assertMayChange(options.restriction, before);
     assertExpected(before, options.expect);
-    const seen = update.status === 'running' ? this.#liveness.signOfLife() : before.seen;
+    const seen = update.status === 'running' ? signOfLife(this.clock) : before.seen;
     const from = before.vm;
     const entry = await this.#put(before, { from, to: applyUpdate(from, update) }, seen, options);
     if (update.status !== undefined && update.status !== 'running') this.identities.markIdle(id);
@@ -387,7 +392,7 @@ export class Registry {
           if (added.has(id) || this.has(id)) throw alreadyRegistered();
           const vm = { ...registration, registeredAt: new Date(registered).toISOString() };
           const version = { created: revision, revision, tag: '' };
-          const entry = new VmRecord(vm, version, this.#liveness.earlierSignOfLife(seen));
+          const entry = new VmRecord(vm, version, earlierSignOfLife(this.clock, seen));
           if (this.#limits) checkLimits(entry, undefined, usage, this.#limits);
           usage.vms++;
           usage.bytes += entry.weight;
@@ -480,8 +485,8 @@ export class Registry {
     // Subscribers receive `stale` before `revived`, even if no sweep has noticed the expired lease yet.
     this.sweep();
     if (proof) this.identities.prove(entry, proof, this.#now());
-    const seen = this.#liveness.signOfLife();
-    const wasDoubtful = this.#isDoubtful(entry, seen.lastSeen);
+    const seen = signOfLife(this.clock);
+    const wasDoubtful = this.#terms.isDoubtful(entry, seen.lastSeen);
     entry.touch(seen);
     this.unsaved.add(entry);
     // Only the holder of the VM's identity may report its health. A VM without a holder has an agent without identity.
@@ -615,14 +620,7 @@ export class Registry {
     if (service !== undefined) found = this.health.offering(found, service, passing);
     if (!strict) return found;
     const now = this.clock.now();
-    return found.filter((entry) => !this.#isDoubtful(entry, now));
-  }
-
-  /** True if the VM may have been silent for longer than the lease in wall time. @param now wall clock */
-  #isDoubtful(entry: VmRecord, now: number): boolean {
-    const silence = now - entry.seen.lastSeen;
-    // A negative value means that the wall clock was set back, so the duration of the silence is not known.
-    return silence < 0 || silence > this.staleAfter || this.#liveness.mayHaveWaited(entry);
+    return found.filter((entry) => !this.#terms.isDoubtful(entry, now));
   }
 
   /** VMs, or those with a role, that were registered before a revision, newest first. Must be read before the next change. */
@@ -772,7 +770,7 @@ export class Registry {
 
   #now(): Now {
     const at = new Date(this.clock.now()).toISOString();
-    const { silenceFrom } = this.#liveness;
+    const { silenceFrom } = this.#terms;
     return { at, listening: this.clock.listening(), lease: this.staleAfter, silenceFrom };
   }
 
@@ -887,7 +885,7 @@ export class Registry {
       this.#hide(before);
       before = undefined;
     }
-    after.touch(this.#liveness.laterSign(before, after));
+    after.touch(laterSign(this.clock, before, after));
     const changes = diff(before?.vm, after.vm);
     return this.#apply({ id, before, after }, { ...noteOf(note), changes }, position, false);
   }
@@ -920,11 +918,11 @@ export class Registry {
   #heardElsewhere(id: string, lastSeen: number): void {
     const entry = this.#index.get(id);
     if (!entry) return;
-    const seen = this.#liveness.signOfLifeAt(lastSeen);
-    if (!this.#liveness.isLater(seen, entry)) return;
+    const seen = signOfLifeAt(this.clock, lastSeen);
+    if (!isLater(seen, entry)) return;
     // A VM that has been silent for longer than a lease since then remains stale or suspect.
     if (this.livenessOf(entry) !== 'live' && seen.heardAt < this.#horizon()) return;
-    const wasDoubtful = this.#isDoubtful(entry, seen.lastSeen);
+    const wasDoubtful = this.#terms.isDoubtful(entry, seen.lastSeen);
     entry.touch(seen);
     // Cached lists expect a sign of life to make a VM certain. This one may be from before a gap.
     if (seen.heardAt <= (this.clock.lastGap()?.certainFrom ?? Number.NEGATIVE_INFINITY)) this.#index.invalidate(entry);
