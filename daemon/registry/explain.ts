@@ -24,7 +24,7 @@ export function explain(registry: Registry, entry: VmRecord): Why {
   const because = offered
     ? `it is running and was ${lastSeen}; ${lease}${suspect}`
     : reasons.map(({ message }) => message).join('; ');
-  const isDisputed = registry.identities.conflicts.some((conflict) => conflict.id === id && conflict.state === 'open');
+  const isDisputed = registry.conflicts.all.some((conflict) => conflict.id === id && conflict.state === 'open');
   const dispute = isDisputed ? '; another incarnation claims to be this VM: see vreg conflicts' : '';
   return {
     id,

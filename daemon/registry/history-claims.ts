@@ -7,7 +7,7 @@ import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { AgentHeartbeat, HistoryAnswer, OtherRegistry } from '../../src/protocol/heartbeat.ts';
 import { parsePosition } from '../../src/protocol/position.ts';
 import type { Contents, RecordChange } from '../store/store.ts';
-import type { Now } from './identity.ts';
+import type { Now } from './incarnation.ts';
 import type { RegistryObserver } from './options.ts';
 import type { Positions } from './positions.ts';
 import type { RecordQueue } from './writes.ts';

@@ -26,10 +26,12 @@ import type {
 } from '../store/store.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import type { Census } from './census.ts';
+import { ConflictLog } from './conflict-log.ts';
 import { EventLog, type Occasion } from './events.ts';
 import { HealthReports } from './health.ts';
 import { HistoryClaims } from './history-claims.ts';
-import { type Enroller, Identities, type Now, type Proof, type StoredTimes } from './identity.ts';
+import { type Enroller, Identities } from './identity.ts';
+import type { Now, Proof } from './incarnation.ts';
 import type { LeaseTerms } from './lease-terms.ts';
 import { LivenessTracker } from './liveness-tracker.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
@@ -54,6 +56,7 @@ import {
 } from './preconditions.ts';
 import { SharedChanges, Superseded } from './shared-changes.ts';
 import { earlierSignOfLife, isLater, laterSign, signOfLife, signOfLifeAt } from './signs-of-life.ts';
+import { wallTimes } from './stored-times.ts';
 import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
@@ -101,6 +104,7 @@ export class Registry {
   readonly positions: Positions;
   readonly events: EventLog;
   readonly health: HealthReports;
+  readonly conflicts: ConflictLog;
   readonly identities: Identities;
   readonly historyClaims: HistoryClaims;
   readonly lineage: Lineage;
@@ -154,14 +158,12 @@ export class Registry {
         this.#publishConflict(conflict);
       },
     };
-    this.identities = new Identities(
-      contents,
-      (id) => this.registrationOf(id),
-      this.unsaved.records,
-      identityObserver,
-      this.#replication && wallTimes(clock),
-    );
-    this.historyClaims = new HistoryClaims(contents, this.positions, this.unsaved.records, observer);
+    const registrationOf = (id: string) => this.registrationOf(id);
+    const { records } = this.unsaved;
+    const times = this.#replication && wallTimes(clock);
+    this.conflicts = new ConflictLog(contents, registrationOf, records, identityObserver, times);
+    this.identities = new Identities(contents, registrationOf, records, this.conflicts, times);
+    this.historyClaims = new HistoryClaims(contents, this.positions, records, observer);
     this.events = new EventLog(contents.revision, eventLog);
     const changed = (entry: VmRecord) => this.#index.invalidate(entry);
     this.health = new HealthReports((entry) => {
@@ -909,7 +911,8 @@ export class Registry {
   #applyRecords(records: readonly RecordChange[]): void {
     for (const record of records) {
       if (record.kind === 'token' || record.kind === 'session') this.#onTokenRecord?.(record);
-      else if (record.kind === 'identity' || record.kind === 'conflict') this.identities.recordArrived(record);
+      else if (record.kind === 'identity') this.identities.recordArrived(record);
+      else if (record.kind === 'conflict') this.conflicts.recordArrived(record);
       else if (record.kind === 'other-registry') this.historyClaims.recordArrived(record);
     }
   }
@@ -955,16 +958,6 @@ export class Registry {
     this.historyClaims.forget(entry.id);
     this.#liveness.forget(entry);
   }
-}
-
-/** Times of the wall clock, for the records that replicas exchange. */
-function wallTimes(clock: Clock): Required<StoredTimes> {
-  const toStored = (listening: number) => clock.now() - (clock.listening() - listening);
-  const fromStored = (wall: number) => {
-    const ahead = wall - clock.now();
-    return ahead > 0 ? clock.listening() + ahead : clock.listeningAt(wall);
-  };
-  return { toStored, fromStored };
 }
 
 /** Publishes nothing. */

@@ -7,8 +7,8 @@ import { jsonResult, type RequestContext, type Result } from '../context.ts';
 export function listConflicts({ services: { registry }, readFilter }: RequestContext): Result {
   const isReadable = (id: string) =>
     !readFilter || permits(readFilter, registry.has(id) ? registry.get(id) : { id, role: '' });
-  const { conflicts: all, conflictsInRole } = registry.identities;
-  const conflicts = (readFilter?.role === undefined ? all : conflictsInRole).filter(({ id }) => isReadable(id));
+  const recorded = readFilter?.role === undefined ? registry.conflicts.all : registry.conflicts.inCurrentRole;
+  const conflicts = recorded.filter(({ id }) => isReadable(id));
   const { otherRegistry } = registry.historyClaims;
   // The claim counts VMs of the entire fleet, which a restricted token may not read.
   const claim = readFilter || !otherRegistry ? {} : { otherRegistry };
@@ -25,7 +25,7 @@ export async function clearConflicts(ctx: RequestContext): Promise<Result> {
   const { registry } = ctx.services;
   const id = ctx.nonEmpty('id');
   const save = () => registry.saveHeartbeats();
-  const conflicts = await registry.identities.clear(id, save);
+  const conflicts = await registry.conflicts.clear(id, save);
   const claims = id === undefined ? await registry.historyClaims.clear(save) : 0;
   return jsonResult({ cleared: conflicts + claims } satisfies Cleared);
 }

@@ -46,7 +46,7 @@ function describeRegistry({ registry, version }: Services, all: Exposition): voi
   all.gauge('vreg_lease_seconds', 'The lease.', registry.staleAfter / 1000);
   all.gauge('vreg_revision', 'Revision of the last committed change.', registry.revision);
   all.counter('vreg_heartbeats_total', 'Accepted heartbeats.', registry.heartbeatCount);
-  all.gauge('vreg_conflicts', 'Identity conflicts on record.', registry.identities.conflictCount);
+  all.gauge('vreg_conflicts', 'Identity conflicts on record.', registry.conflicts.count);
   const { rolledBack, otherRegistry } = registry.historyClaims;
   all.gauge(
     'vreg_rollback_vms',

@@ -8,7 +8,7 @@ import { assertUnsplittable, parseIds, parseRegistration, parseUpdate } from '..
 import { enrol } from '../../access/enrol.ts';
 import type { Principal } from '../../access/principal.ts';
 import { explain } from '../../registry/explain.ts';
-import type { Proof } from '../../registry/identity.ts';
+import type { Proof } from '../../registry/incarnation.ts';
 import { assertMayHeartbeat, permitsHeartbeat } from '../../registry/preconditions.ts';
 import { withFields } from '../../registry/vm-record.ts';
 import { assertPrincipalActive } from '../auth.ts';

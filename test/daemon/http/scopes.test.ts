@@ -327,7 +327,7 @@ test('a VM that enrolled and has lost its token may enrol again once it has been
   assert.equal((await ask('POST', '/registry/vms/w/heartbeat', { token })).status, 401, 'the old token is replaced');
   assert.equal((await ask('POST', '/registry/vms/w/heartbeat', { token: newToken })).status, 200);
   assert.deepEqual(
-    app.registry.identities.conflicts.map(({ state, count }) => [state, count]),
+    app.registry.conflicts.all.map(({ state, count }) => [state, count]),
     [['replaced', 2]],
   );
 });

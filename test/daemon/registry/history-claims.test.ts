@@ -79,7 +79,7 @@ test('the claim of another registry is one record that survives a restart, and c
   send('c', { position: FOREIGN, leftPosition: `2-${'0'.repeat(16)}`, alternates: true });
   send('c', { position: own, alternates: true });
   assert.deepEqual(registry.historyClaims.otherRegistry, claim, 'a claim without a position of this registry is none');
-  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.conflicts.all, []);
   assert.deepEqual(registry.discover('worker').length, before.length);
   await registry.saveHeartbeats();
   const again = new Registry(options, store.contents());

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { ConflictLog } from '../../../daemon/registry/conflict-log.ts';
 import { Identities } from '../../../daemon/registry/identity.ts';
 import type { RegistryObserver } from '../../../daemon/registry/options.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
@@ -39,7 +40,7 @@ test('an agent that spends each token once, or repeats a heartbeat whose respons
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
-  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.conflicts.all, []);
 });
 
 test('an agent that spends a token a second time is another incarnation: it is refused, recorded, and no sign of life', async () => {
@@ -53,7 +54,7 @@ test('an agent that spends a token a second time is another incarnation: it is r
     assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), UNDECIDED);
   }
   assert.equal(registry.get('vm-1').lastSeen, lastSeen);
-  const [conflict, ...others] = registry.identities.conflicts;
+  const [conflict, ...others] = registry.conflicts.all;
   assert.deepEqual(others, []);
   const { holder, other, ...rest } = conflict!;
   assert.deepEqual([holder.address, holder.incarnation, holder.from], ['10.0.0.1', 'one', '192.0.2.1']);
@@ -73,7 +74,7 @@ test('a plain heartbeat is a sign of life and does not change the holder', async
   clock.pass(1000);
   assert.equal(registry.heartbeat('vm-1').lastSeen, new Date(clock.wall).toISOString());
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
-  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.conflicts.all, []);
 });
 
 test('an agent that is ahead of a registry that lost heartbeats is the VM, also far ahead', async () => {
@@ -82,7 +83,7 @@ test('an agent that is ahead of a registry that lost heartbeats is the VM, also 
   registry.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(90), next: token(91) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(91), next: token(92) });
-  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.conflicts.all, []);
 });
 
 test('an agent that lost its state is accepted if it has the same addresses or the holder is silent; otherwise it is a clone', async () => {
@@ -92,7 +93,7 @@ test('an agent that lost its state is accepted if it has the same addresses or t
   assert.throws(() => registry.heartbeat('vm-1', { ...TWO, next: token(1, 'c') }), CLONE);
   clock.pass(LEASE + 1);
   registry.heartbeat('vm-1', { ...TWO, next: token(1, 'c') });
-  assert.equal(registry.identities.conflicts.length, 1);
+  assert.equal(registry.conflicts.all.length, 1);
 });
 
 test('a rewound VM takes over once its other incarnation has been silent for one lease period, and the conflict is recorded', async () => {
@@ -104,7 +105,7 @@ test('a rewound VM takes over once its other incarnation has been silent for one
   clock.pass(1);
   registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') });
   assert.deepEqual(
-    registry.identities.conflicts.map(({ state, count }) => [state, count]),
+    registry.conflicts.all.map(({ state, count }) => [state, count]),
     [['replaced', 2]],
   );
   assert.throws(() => registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) }), CLONE);
@@ -119,7 +120,7 @@ test('an agent that asks for it replaces the holder, and the conflict is recorde
     CLONE,
   );
   assert.deepEqual(
-    registry.identities.conflicts.map(({ state }) => state),
+    registry.conflicts.all.map(({ state }) => state),
     ['open', 'replaced'],
   );
 });
@@ -136,7 +137,7 @@ test("a process at another address waits until the holder's heartbeat is overdue
   });
   clock.pass(30_000);
   registry.heartbeat('vm-1', successor);
-  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.conflicts.all, []);
 });
 
 test('a copy that repeats the last heartbeat from another address also waits, and is refused once the VM continues', async () => {
@@ -155,7 +156,7 @@ test('a successor at the same address, or after a graceful stop, does not wait',
   registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', spend: token(1), next: token(2) });
   await registry.update('vm-1', { status: 'stopped' });
   registry.heartbeat('vm-1', { ...TWO, spend: token(2), next: token(3) });
-  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.conflicts.all, []);
 });
 
 test('a copy of an agent whose last response was lost waits like any process at another address, and is refused', async () => {
@@ -181,7 +182,7 @@ test('a VM that sends heartbeats while it is declared paused is not taken over, 
   await registry.replace(aVm({ id: 'vm-1', status: 'stopped' }));
   registry.heartbeat('vm-1', rewound);
   assert.deepEqual(
-    registry.identities.conflicts.map(({ state, count }) => [state, count]),
+    registry.conflicts.all.map(({ state, count }) => [state, count]),
     [['replaced', 2]],
   );
 });
@@ -193,10 +194,10 @@ test('a clone that registers as a child of the VM marks the conflict as reborn',
   // Another client that has read the conflict cannot end it.
   await registry.register(aVm({ id: 'vm-3', parentId: 'vm-1' }));
   registry.heartbeat('vm-3', { ...TWO, from: '192.0.2.3', next: token(1, 'c') });
-  assert.equal(registry.identities.conflicts[0]?.state, 'open');
+  assert.equal(registry.conflicts.all[0]?.state, 'open');
   await registry.register(aVm({ id: 'vm-2', parentId: 'vm-1' }));
   registry.heartbeat('vm-2', { ...TWO, next: token(1, 'b') });
-  const [conflict] = registry.identities.conflicts;
+  const [conflict] = registry.conflicts.all;
   assert.deepEqual([conflict?.state, conflict?.rebornAs], ['reborn', 'vm-2']);
 });
 
@@ -209,7 +210,7 @@ test('tokens and conflicts survive a restart, as of the last save of heartbeats'
   assert.equal(registry.unsaved.isEmpty, true);
   registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
   const again = new Registry(options, store.contents());
-  assert.equal(again.identities.conflicts.length, 1);
+  assert.equal(again.conflicts.all.length, 1);
   assert.throws(() => again.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
   again.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
 });
@@ -226,7 +227,7 @@ test('a VM that was removed and registered again has no holder and no records', 
   );
   await registry.register(aVm({ id: 'vm-1' }));
   registry.heartbeat('vm-1', { ...TWO, next: token(1) });
-  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.conflicts.all, []);
 });
 
 for (const [what, isBack] of [
@@ -243,7 +244,7 @@ for (const [what, isBack] of [
     const again = new Registry(options, store.contents());
     if (!isBack) await again.register(aVm({ id: 'vm-1' }));
     again.heartbeat('vm-1', { ...TWO, next: token(1) });
-    assert.deepEqual(again.identities.conflicts, []);
+    assert.deepEqual(again.conflicts.all, []);
     await again.saveHeartbeats();
     assert.match(
       store
@@ -262,7 +263,7 @@ test('conflicts can be deleted for one VM or all, and the oldest is evicted when
     registry.heartbeat(id, { ...ONE, next: token(9) });
     assert.throws(() => registry.heartbeat(id, { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
   }
-  const clear = (id?: string) => registry.identities.clear(id, () => registry.saveHeartbeats());
+  const clear = (id?: string) => registry.conflicts.clear(id, () => registry.saveHeartbeats());
   assert.equal(await clear('vm-1'), 1);
   assert.equal(await clear('vm-1'), 0);
   assert.equal(await clear(), 1);
@@ -270,7 +271,7 @@ test('conflicts can be deleted for one VM or all, and the oldest is evicted when
     const spend = `1.${n.toString(16).padStart(32, '0')}`;
     assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend, next: token(2, 'b') }), CLONE);
   }
-  assert.equal(registry.identities.conflicts.length, 1000);
+  assert.equal(registry.conflicts.all.length, 1000);
 });
 
 for (const [how, supersede] of [
@@ -323,32 +324,32 @@ test('two incarnations that replace each other repeatedly hold the VM in turn', 
 
 test('conflicts are deleted once the deletion is durable, but remain if the save fails or if they recur', async () => {
   const { registry, store } = await setUp();
-  const { identities } = registry;
+  const { conflicts } = registry;
   const collide = (digit: string) =>
     assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1, digit), next: token(2, 'b') }), CLONE);
   const stored = () => store.contents().records.filter(({ kind }) => kind === 'conflict').length;
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   for (const digit of ['c', 'd']) collide(digit);
   await registry.saveHeartbeats();
-  const before = identities.conflicts;
+  const before = conflicts.all;
 
   const full = new Error('the disk is full');
   await assert.rejects(
-    identities.clear('vm-1', () => Promise.reject(full)),
+    conflicts.clear('vm-1', () => Promise.reject(full)),
     full,
   );
-  assert.deepEqual(identities.conflicts, before);
+  assert.deepEqual(conflicts.all, before);
   await registry.saveHeartbeats();
   assert.equal(stored(), 2, 'the next save does not delete any');
 
-  const cleared = identities.clear('vm-1', async () => {
+  const cleared = conflicts.clear('vm-1', async () => {
     await registry.saveHeartbeats();
     collide('d');
   });
-  assert.equal(identities.conflicts.length, 2, 'not durable yet');
+  assert.equal(conflicts.all.length, 2, 'not durable yet');
   assert.equal(await cleared, 2);
   assert.deepEqual(
-    identities.conflicts.map(({ count }) => count),
+    conflicts.all.map(({ count }) => count),
     [2],
   );
   await registry.saveHeartbeats();
@@ -356,7 +357,7 @@ test('conflicts are deleted once the deletion is durable, but remain if the save
 });
 
 test('a VM with many conflicts does not evict the conflicts of others', () => {
-  const { identities, entry, now } = crowded();
+  const { conflicts, identities, entry, now } = crowded();
   const open = (id: string, n: number) => {
     const token = (digit: number) => `${digit}.${String(n).padStart(32, '0')}`;
     assert.throws(() => identities.prove(entry(id), { spend: token(1), next: token(2), incarnation: `x${n}` }, now));
@@ -365,8 +366,8 @@ test('a VM with many conflicts does not evict the conflicts of others', () => {
     identities.prove(entry(id), { next: `5.${'f'.repeat(32)}`, incarnation: 'one' }, now);
   open('quiet', 1);
   for (let n = 0; n < 1500; n++) open('noisy', n);
-  assert.equal(identities.conflicts.length, 1000);
-  assert.ok(identities.conflicts.some(({ id }) => id === 'quiet'));
+  assert.equal(conflicts.all.length, 1000);
+  assert.ok(conflicts.all.some(({ id }) => id === 'quiet'));
 });
 
 function crowded() {
@@ -377,7 +378,9 @@ function crowded() {
       { created: 1, revision: 1, tag: tagAt(1) },
       { lastSeen: 0, heardAt: 0 },
     );
-  return { identities: new Identities({ records: [] }, () => undefined, new RecordQueue()), entry, now };
+  const queue = new RecordQueue();
+  const conflicts = new ConflictLog({ records: [] }, () => undefined, queue);
+  return { conflicts, identities: new Identities({ records: [] }, () => undefined, queue, conflicts), entry, now };
 }
 
 test('an identity stored with the keys ousted and rests is read, and its next save uses the new keys', async () => {
@@ -404,7 +407,7 @@ test('an identity stored with the keys ousted and rests is read, and its next sa
 const heartbeat = (registry: Registry, proof: Parameters<Registry['heartbeat']>[1]) =>
   registry.heartbeat('vm-1', proof);
 const sides = (registry: Registry) =>
-  registry.identities.conflicts.map(({ state, holder, other }) => [state, holder.address, other.address]);
+  registry.conflicts.all.map(({ state, holder, other }) => [state, holder.address, other.address]);
 /** An attacker with a token of the scope heartbeat. */
 const INVENTED = { address: '10.0.0.6', from: '192.0.2.6', incarnation: 'six' };
 const far = (number: number) => token(999_000_000_000_000 + number, 'f');
@@ -635,7 +638,7 @@ test('each copy that spends a used token has a record with its address', async (
   for (const copy of [...copies, ...copies])
     assert.throws(() => heartbeat(registry, { ...copy, spend: token(1) }), UNDECIDED);
   assert.deepEqual(
-    registry.identities.conflicts.map(({ count, other }) => [count, other.incarnation, other.address, other.from]),
+    registry.conflicts.all.map(({ count, other }) => [count, other.incarnation, other.address, other.from]),
     copies.toReversed().map(({ incarnation, address, from }) => [2, incarnation, address, from]),
   );
 });
@@ -654,7 +657,7 @@ test('a conflict is an event of its VM, once for each record and change of its s
   assert.deepEqual(others, []);
   assert.deepEqual(
     [event?.vm.id, event?.revision, event?.conflict],
-    ['vm-1', 1, { ...registry.identities.conflicts[0], count: 1 }],
+    ['vm-1', 1, { ...registry.conflicts.all[0], count: 1 }],
   );
   assert.doesNotMatch(JSON.stringify(events), /bbbb|spend|against/, 'no event contains an agent token');
   clock.pass(LEASE + 1);
@@ -851,12 +854,12 @@ test('after a change of role, conflicts show nothing that the holder reported in
     const enroller = { address: '10.0.0.3', from: '192.0.2.3', isReturning: true };
     assert.throws(() => after.assertVacant('vm-1', enroller), { code: 'CONFLICT' });
     assert.deepEqual(
-      [...after.identities.conflictsInRole, ...events.map(({ conflict }) => conflict!)].map(({ holder }) => holder),
+      [...after.conflicts.inCurrentRole, ...events.map(({ conflict }) => conflict!)].map(({ holder }) => holder),
       Array.from({ length: 4 }, () => ({ at: movedAt })),
     );
     heartbeat(after, { ...OWN, spend: token(1), next: token(2) });
     assert.throws(() => heartbeat(after, { ...TWO, next: token(9, 'b') }), DECIDED);
-    assert.equal(after.identities.conflictsInRole.at(-1)?.holder.address, OWN.address);
+    assert.equal(after.conflicts.inCurrentRole.at(-1)?.holder.address, OWN.address);
   }
 });
 
@@ -872,11 +875,11 @@ test('an agent at a new address that alternates between two copies of a registry
   }
   for (const copy of copies)
     assert.ok(
-      copy.identities.conflicts.every(({ holder }) => holder.address === ONE.address),
-      JSON.stringify(copy.identities.conflicts),
+      copy.conflicts.all.every(({ holder }) => holder.address === ONE.address),
+      JSON.stringify(copy.conflicts.all),
     );
   assert.deepEqual(
-    copies.map((copy) => copy.identities.conflicts.length),
+    copies.map((copy) => copy.conflicts.all.length),
     [1, 0],
   );
 });

@@ -4,7 +4,7 @@ import test from 'node:test';
 import fc from 'fast-check';
 import { Tokens } from '../../../daemon/access/tokens.ts';
 import type { Event } from '../../../daemon/registry/events.ts';
-import type { Proof } from '../../../daemon/registry/identity.ts';
+import type { Proof } from '../../../daemon/registry/incarnation.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { Status } from '../../../src/protocol/vm.ts';
@@ -306,14 +306,14 @@ test('an agent whose heartbeats reach another replica each time is one incarnati
   await beat(b, { ...ONE, spend: token(9), next: token(10) });
   await b.registry.saveHeartbeats();
   deliver();
-  assert.equal(a.registry.identities.conflicts.length, 1, 'the conflict is on record on all replicas');
+  assert.equal(a.registry.conflicts.all.length, 1, 'the conflict is on record on all replicas');
   // The owner dies with heartbeats that it has not written.
   await beat(b, { ...ONE, spend: token(10), next: token(11) });
   b.store.isDead = true;
   cluster.replicas.splice(cluster.replicas.indexOf(b.store), 1);
   pass(1000);
   await beat(a, { ...ONE, spend: token(11), next: token(12) });
-  assert.equal(a.registry.identities.conflicts.filter(({ state }) => state !== 'open').length, 0);
+  assert.equal(a.registry.conflicts.all.filter(({ state }) => state !== 'open').length, 0);
 });
 
 test('an import through a shared store reports the result of each VM', async () => {

@@ -187,5 +187,5 @@ test('a heartbeat with an address that is none is refused, so that no conflict r
   }
   await call(url, 'POST', HEARTBEAT, { next: token(1), incarnation: 'one', address: 'http://10.0.0.1:81/' });
   await call(url, 'POST', HEARTBEAT, { next: token(1, 'b'), incarnation: 'two', address: '' });
-  assert.equal(registry.identities.conflicts[0]?.holder.address, '10.0.0.1:81');
+  assert.equal(registry.conflicts.all[0]?.holder.address, '10.0.0.1:81');
 });
