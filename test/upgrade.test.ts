@@ -214,8 +214,7 @@ test('an agent continues from its old state with its own token, and a second cop
   await heartbeats(daemon, 'agent-1');
   await assertConflictsUnchanged(daemon);
   const clone = oldAgent(t, daemon, 'agent-state', '10.2.0.2');
-  await until('the clone to end', () => clone.child.exitCode !== null);
-  assert.equal(clone.child.exitCode, 9, clone.said());
+  assert.equal(await clone.exited(), 9, clone.said());
   assert.equal((await agent.end()).code, 0, agent.said());
   const entry = EXPECTED.vms.find(({ id }) => id === 'agent-1')!;
   const { lastSeen: _seen, ...found } = await read(daemon, '/registry/vms/agent-1');

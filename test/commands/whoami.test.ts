@@ -98,7 +98,7 @@ test('whoami in a clone exits with 9, also while the registry is away, and tree 
   copyState(state, renamed);
   await heardTwice(daemon);
   const clone = startAgent(t, daemon.url, ['--data-dir', copy, '--address', '10.0.0.2']);
-  await until('the clone to end', () => clone.child.exitCode === 9);
+  assert.equal(await clone.exited(), 9);
   const rebirth = ['--on-clone', 'rebirth', '--id-command', 'echo vm-1b'];
   startAgent(t, daemon.url, ['--data-dir', renamed, '--address', '10.0.0.3', ...rebirth]);
   await until('the entry of the other clone', () => find(daemon, 'vm-1b'));

@@ -1,9 +1,9 @@
 /** Agents of one image, each of which comes in with the image's token and goes on with its own. */
 import assert from 'node:assert/strict';
-import { cpSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { cpSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
+import { find, heardAfter, heardTwice, startAgent } from '../helpers/agent/agent.ts';
 import { serveApp } from '../helpers/app.ts';
 import { RealClock } from '../helpers/clock.ts';
 import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
@@ -50,7 +50,7 @@ test('an agent whose entry is removed enrols again', async (t) => {
   const before = await until('the enrolment', () => find(daemon));
   await daemon.vreg(['rm', 'vm-1', '--yes']);
   await until('the entry', async () => ((await find(daemon))?.registeredAt ?? '') > before.registeredAt);
-  assert.match(agent.said(), /refuses this VM's own token/);
+  await until('the reason', () => /refuses this VM's own token/.test(agent.said()));
 });
 
 test('an agent whose token is revoked cannot enrol again while its entry exists, and logs why', async (t) => {
@@ -117,11 +117,7 @@ test('a clone of an enrolled VM gets a new id and its own token', async (t) => {
   const copy = tempDir(t);
   cpSync(home, copy, { recursive: true });
   startAgent(t, daemon.url, [], { home, env });
-  await until('the original to be back', async () => {
-    const names = readdirSync(stateOf(home)).filter((name) => name.startsWith('identity-'));
-    const before = readFileSync(join(stateOf(copy), names[0]!), 'utf8');
-    return readFileSync(join(stateOf(home), names[0]!), 'utf8') !== before;
-  });
+  await heardTwice(daemon);
   startAgent(t, daemon.url, ['--on-clone', 'rebirth', '--id-command', 'echo vm-2'], { home: copy, env });
   const clone = await until('the clone', () => find(daemon, 'vm-2'));
   assert.equal(clone.parentId, 'vm-1');

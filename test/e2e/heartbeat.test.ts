@@ -46,7 +46,6 @@ test('vreg heartbeat --every continues for the other VMs when one is not registe
   const { lastSeen } = (await find(daemon))!;
   await heardAfter(daemon, lastSeen);
   await daemon.vreg(['rm', 'vm-1', '--yes']);
-  await until('the end', () => beats.child.exitCode !== null);
-  assert.equal(beats.child.exitCode, 3);
+  assert.equal(await beats.exited(), 3);
   assert.match(beats.said(), /2 of 2 failed/);
 });

@@ -498,8 +498,8 @@ async function startClone(t: TestContext, daemon: Daemon, dir: string): Promise<
   const copy = tempDir(t);
   copyState(dir, copy);
   await heardTwice(daemon);
-  const { child } = startAgent(t, daemon.url, ['--address', '10.0.0.66', '--data-dir', copy]);
-  await until('the clone to end', () => child.exitCode === 9);
+  const clone = startAgent(t, daemon.url, ['--address', '10.0.0.66', '--data-dir', copy]);
+  assert.equal(await clone.exited(), 9);
   return copy;
 }
 

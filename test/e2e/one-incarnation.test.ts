@@ -171,8 +171,7 @@ test('an agent with --on-clone replace and a token without the scope write exits
   const start = (scope: string) =>
     startAgent(t, daemon.url, ['--on-clone', 'replace'], { env: { VERS_AUTH_TOKEN: tokens.get(scope) } });
   const lesser = start('register');
-  await until('it to end', () => lesser.child.exitCode !== null);
-  assert.equal(lesser.child.exitCode, 5);
+  assert.equal(await lesser.exited(), 5);
   assert.match(lesser.said(), /--on-clone replace requires a token with the scope write/);
   assert.equal(await find(daemon), undefined);
   start('write');
@@ -191,11 +190,7 @@ test('each copy of a VM is on record with its address, and exits with 9 when the
   });
   await heardTwice(daemon);
   const copies = homes.map((copy, n) => startAgent(t, daemon.url, ['--address', `10.0.0.${n + 2}`], { home: copy }));
-  await until('the copies to end', () => copies.every(({ child }) => child.exitCode !== null));
-  assert.deepEqual(
-    copies.map(({ child }) => child.exitCode),
-    [9, 9, 9],
-  );
+  assert.deepEqual(await Promise.all(copies.map((copy) => copy.exited())), [9, 9, 9]);
   const found = await conflictsOf(daemon);
   assert.deepEqual(found.map(({ other }) => other.address).sort(), ['10.0.0.2', '10.0.0.3', '10.0.0.4']);
   assert.equal(original.child.exitCode, null);

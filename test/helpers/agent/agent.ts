@@ -23,6 +23,8 @@ import { until } from '../until.ts';
 export interface RunningAgent {
   child: ChildProcess;
   said(): string;
+  /** Waits until the process has exited by itself, and all of its output has been read. @returns the exit code */
+  exited(): Promise<number | null>;
   /** Sends the signal and waits for the process to exit. */
   end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null; ms: number }>;
 }
@@ -43,16 +45,24 @@ export function startLong(
     stream.setEncoding('utf8').on('data', (chunk: string) => {
       said += chunk;
     });
+  let isClosed = false;
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
-    child.once('close', (code, signal) => resolve({ code, signal }));
+    child.once('close', (code, signal) => {
+      isClosed = true;
+      resolve({ code, signal });
+    });
   });
+  const exited = async () => {
+    await until(`vreg ${args.join(' ')} to exit`, () => isClosed);
+    return child.exitCode;
+  };
   const end = async (signal: NodeJS.Signals = 'SIGTERM') => {
     const started = performance.now();
     child.kill(signal);
     return { ...(await ended), ms: performance.now() - started };
   };
   endAfter(t, () => end('SIGKILL'));
-  return { child, said: () => said, end };
+  return { child, said: () => said, exited, end };
 }
 
 export function startAgent(
