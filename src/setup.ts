@@ -85,8 +85,23 @@ function actionOf(before: string | undefined, after: string | undefined): Step['
   return before === undefined ? 'create' : 'change';
 }
 
+/** Applies the steps in order until one fails. @returns the steps that were applied, and why the next one was not */
+export function applySteps(steps: readonly Step[]): { done: Step[]; failure?: VregError } {
+  const done: Step[] = [];
+  for (const step of steps) {
+    try {
+      applyStep(step);
+    } catch (error) {
+      if (!(error instanceof VregError)) throw error;
+      return { done, failure: error };
+    }
+    done.push(step);
+  }
+  return { done };
+}
+
 /** Writes or removes the file. Follows symbolic links, and leaves the mode as it is. @throws VregError USAGE */
-export function applyStep({ path, action, text, root }: Step): void {
+function applyStep({ path, action, text, root }: Step): void {
   if (action === 'unchanged' || action === 'keep' || action === 'skip') return;
   const real = targetOfLink(path);
   try {

@@ -47,7 +47,7 @@ export const setup = defineCommand<Flags>({
         field: '--only',
         hint: 'its extension has the same tools: vreg setup pi --only hooks',
       });
-    const { applyStep, planSetup } = await import('../setup.ts');
+    const { applySteps, planSetup } = await import('../setup.ts');
     const { skillPage } = await import('../skill.ts');
     const steps = planSetup({
       program,
@@ -59,10 +59,10 @@ export const setup = defineCommand<Flags>({
       skill: skillPage(await context.commands()),
       extension: program === 'pi' ? readProgramFile('dist/pi/registry.js') : '',
     });
-    if (!dryRun) for (const step of steps) applyStep(step);
+    const { done, failure } = dryRun ? { done: steps } : applySteps(steps);
     await context.print({
       kind: 'rows',
-      rows: steps,
+      rows: done,
       columns: [
         { title: 'PART', cell: ({ part }) => part },
         { title: 'ACTION', cell: ({ action }) => action },
@@ -71,6 +71,7 @@ export const setup = defineCommand<Flags>({
       name: ({ path }) => path,
       data: ({ part, action, path }) => ({ part, action, path }),
     });
+    if (failure) throw failure;
     if (dryRun) context.note('nothing was changed (--dry-run)');
     else if (!remove && program !== 'pi' && !isOnPath(context))
       context.note(`vreg is not on the PATH, so ${program} could not start it`);

@@ -307,6 +307,21 @@ test('setup refuses an invalid file, names it, and changes no file at all', asyn
   }
 });
 
+test('setup prints the files that it has changed before one that it cannot write', async (t) => {
+  const { home, setup, read } = aHome(t);
+  // A link to a folder that does not exist and cannot be created.
+  mkdirSync(join(home, '.claude'));
+  symlinkSync('/proc/vreg/settings.json', join(home, '.claude/settings.json'));
+  const args = ['setup', 'claude', '-o', 'tsv'];
+  const { code, stdout, stderr } = await vreg(args, { home });
+  assert.equal(code, 5);
+  assert.ok(stderr.includes(`cannot write ${join(home, '.claude/settings.json')} (ENOENT)`), stderr);
+  const skill = join(home, '.claude/skills/registry/SKILL.md');
+  assert.equal(stdout, `PART\tACTION\tFILE\nmcp\tcreate\t${join(home, '.claude.json')}\nskill\tcreate\t${skill}\n`);
+  assert.match(read('.claude.json'), /"registry"/);
+  assert.deepEqual((await setup('claude', '--dry-run')).actions, ['mcp unchanged', 'skill unchanged', 'hooks create']);
+});
+
 test('--project changes the files in the folder of the project', async (t) => {
   const [home, project] = [tempDir(t), tempDir(t)];
   for (const [program, files] of [
