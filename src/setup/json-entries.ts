@@ -13,9 +13,13 @@ export interface JsonEntry {
   isOwnElement?(element: unknown): boolean;
 }
 
+/** Editors on Windows write it at the start of a file. */
+const BYTE_ORDER_MARK = '\ufeff';
+
 /** Adds entries that are missing. @param file for error messages @throws VregError USAGE if the text is not a JSON object */
 export function addEntries(file: string, before: string | undefined, entries: readonly JsonEntry[]): Change {
-  let text = before ?? '{}\n';
+  const { mark, json } = split(before);
+  let text = json ?? '{}\n';
   let isEdited = false;
   for (const entry of entries) {
     const { found, value, isEqual } = find(file, text, entry);
@@ -27,13 +31,14 @@ export function addEntries(file: string, before: string | undefined, entries: re
     else if (value === undefined) text = edit(text, entry.path, [entry.value]);
     else text = edit(text, [...entry.path, (value as unknown[]).length], entry.value, true);
   }
-  return { text, isEdited };
+  return { text: mark + text, isEdited };
 }
 
 /** Removes entries that nobody edited, and the objects and arrays that are empty then. */
 export function removeEntries(file: string, before: string | undefined, entries: readonly JsonEntry[]): Change {
-  if (before === undefined) return { text: undefined, isEdited: false };
-  let text = before;
+  const { mark, json } = split(before);
+  if (json === undefined) return { text: before, isEdited: false };
+  let text = json;
   let isEdited = false;
   for (const entry of entries) {
     const { found, isEqual } = find(file, text, entry);
@@ -50,8 +55,15 @@ export function removeEntries(file: string, before: string | undefined, entries:
     )
       text = edit(text, path, undefined);
   }
-  const isLeftEmpty = text !== before && isEmpty(contentOf(file, text));
-  return { text: isLeftEmpty ? undefined : text, isEdited };
+  const isLeftEmpty = text !== json && isEmpty(contentOf(file, text));
+  return { text: isLeftEmpty ? undefined : mark + text, isEdited };
+}
+
+/** Separates the byte order mark, which is no part of JSON. A file without content counts as one without JSON. */
+function split(before = ''): { mark: string; json: string | undefined } {
+  const mark = before.startsWith(BYTE_ORDER_MARK) ? BYTE_ORDER_MARK : '';
+  const json = before.slice(mark.length);
+  return { mark, json: json.trim() === '' ? undefined : json };
 }
 
 function find(file: string, text: string, { path, value, isOwnElement }: JsonEntry) {

@@ -307,6 +307,27 @@ test('setup refuses an invalid file, names it, and changes no file at all', asyn
   }
 });
 
+test('setup accepts a file without content, and one that begins with a byte order mark', async (t) => {
+  for (const [text, mark, left] of [
+    ['', '', undefined],
+    ['\n', '', undefined],
+    ['\ufeff', '\ufeff', undefined],
+    ['\ufeff{"numStartups": 3}\n', '\ufeff', '\ufeff{"numStartups":3}'],
+  ] as const) {
+    const { home, setup, write, read } = aHome(t);
+    write('.claude.json', text);
+    const only = ['claude', '--only', 'mcp'];
+    assert.deepEqual((await setup(...only, '--remove')).actions, ['mcp unchanged']);
+    assert.deepEqual((await setup(...only)).actions, ['mcp change']);
+    assert.ok(read('.claude.json').startsWith(`${mark}{`));
+    assert.match(read('.claude.json'), /"mcpServers": \{/);
+    assert.deepEqual((await setup(...only)).actions, ['mcp unchanged']);
+    assert.equal((await setup(...only, '--remove')).code, 0);
+    const after = filesIn(home)['.claude.json'];
+    assert.equal(after?.replace(/[ \n]/g, ''), left, JSON.stringify(text));
+  }
+});
+
 test('setup prints the files that it has changed before one that it cannot write', async (t) => {
   const { home, setup, read } = aHome(t);
   // A link to a folder that does not exist and cannot be created.
