@@ -174,7 +174,7 @@ function targetsOf(options: SetupOptions): Target[] {
       const path = join(base, 'extensions', EXTENSION_FILE);
       const change = (before: string | undefined): Change => {
         if (remove) return removeOwned(before);
-        const other = findOtherExtension([ofUser, ofProject], path);
+        const other = findOtherExtension([ofUser, ofProject], path, homeFolder(env));
         if (other) return { text: before, isEdited: false, obstacle: presentTwice(other, path) };
         return writeOwned(before, extension, 'script');
       };

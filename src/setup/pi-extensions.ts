@@ -27,8 +27,15 @@ export interface OtherExtension {
   removal: string;
 }
 
-/** @param own path of the extension that is to be written, which does not count */
-export function findOtherExtension(folders: readonly PiFolder[], own: string): OtherExtension | undefined {
+/**
+ * @param own path of the extension that is to be written, which does not count
+ * @param home the home folder, which `~` names in the settings
+ */
+export function findOtherExtension(
+  folders: readonly PiFolder[],
+  own: string,
+  home: string,
+): OtherExtension | undefined {
   for (const { path, flags } of folders) {
     const { packages, extensions } = readSettings(path);
     const source = packages.find(isRegistry);
@@ -46,11 +53,19 @@ export function findOtherExtension(folders: readonly PiFolder[], own: string): O
         removal: isOurs ? `run: vreg setup pi${flags.setup} --only hooks --remove` : 'remove that file',
       };
     }
-    const named = extensions.map((each) => resolve(path, each)).flatMap((each) => [each, ...scriptsIn(each)]);
+    const named = extensions
+      .map((each) => resolve(path, expandHome(each, home)))
+      .flatMap((each) => [each, ...scriptsIn(each)]);
     const other = named.find((each) => each !== own && hasTools(each));
     if (other !== undefined) return { where: other, removal: `remove it from ${settingsFile(path)}` };
   }
   return undefined;
+}
+
+/** pi reads `~`, `~/x` and `~x` as a path below the home folder of this user, also `~x`, which a shell would read as another user's. */
+function expandHome(path: string, home: string): string {
+  const trimmed = path.trim();
+  return trimmed.startsWith('~') ? join(home, trimmed.slice(1)) : trimmed;
 }
 
 function settingsFile(folder: string): string {

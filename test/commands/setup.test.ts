@@ -110,6 +110,7 @@ for (const [what, name, text, removal] of [
     'remove that file',
   ],
   ['path in the settings', '.pi/agent/settings.json', '{"extensions": ["../mine.ts"]}', 'remove it from '],
+  ['path below ~', '.pi/agent/settings.json', '{"extensions": ["~/.pi/mine.ts"]}', 'remove it from '],
 ] as const)
   test(`setup pi skips its extension beside another one, here as a ${what}, and says what to do`, async (t) => {
     const { home, setup, write } = aHome(t);
