@@ -115,8 +115,8 @@ export async function openEtcdStore(
             details: { host: hostname(), version, since: new Date().toISOString() },
             decode,
             onProblem: (text) => log.warn(text),
-            onDeath: (error) => {
-              log.error({ err: error }, `${error.message}: the daemon starts again, with the contents of etcd`);
+            onDeath: (reason) => {
+              log.warn(`${reason}: the daemon starts again, with the contents of etcd`);
               reportOutdated();
             },
           }),

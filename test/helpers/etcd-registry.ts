@@ -58,7 +58,7 @@ export async function startReplica(
     details: { host: 'test' },
     decode: (vm) => VmRecord.fromStored(vm),
     onProblem: (text) => problems.push(text),
-    onDeath: (error) => problems.push(error.message),
+    onDeath: (reason) => problems.push(reason),
     now: time?.now,
   });
   const clock = new ListeningClock(contents.listened, time?.now, time?.now, contents.silences);

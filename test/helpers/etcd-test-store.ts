@@ -32,8 +32,8 @@ export class EtcdTestStore extends MemoryStore {
   #closed: Promise<void> | undefined;
 
   static async open(url: string, now: () => number): Promise<EtcdTestStore> {
-    const fail = (error: Error) => {
-      throw error;
+    const fail = (reason: string) => {
+      throw new Error(reason);
     };
     const { store, contents } = await EtcdStore.open({
       target: parseEtcdUrl(url),

@@ -69,8 +69,8 @@ export interface EtcdStoreOptions<V> {
   decode(vm: StoredVm): V | undefined;
   /** Called with a sentence when etcd does not do what it should. */
   onProblem(text: string): void;
-  /** Called once if the store must be closed and opened again: the cluster was restored from a backup. */
-  onDeath(error: Error): void;
+  /** Called once, with a sentence, if the store must be closed and opened again: the cluster was restored from a backup. */
+  onDeath(reason: string): void;
   /** Wall clock in milliseconds since the epoch, as that of the registry. */
   now?: (() => number) | undefined;
 }
@@ -100,7 +100,7 @@ export class EtcdStore implements Store {
   readonly #records: RecordWriter;
   readonly #heartbeats: HeartbeatExchange;
   readonly #identities: IdentityExchange;
-  readonly #onDeath: (error: Error) => void;
+  readonly #onDeath: (reason: string) => void;
   /** Changes of this replica that have not arrived, by the id of their transaction. */
   readonly #sent = new Map<string, Sent>();
   /** Transactions of this replica whose outcome is unknown. If they arrive, they count as those of another replica. */
@@ -513,7 +513,7 @@ export class EtcdStore implements Store {
     this.#isClosed = true;
     this.#stop();
     this.#abandoning = this.#session.close();
-    this.#onDeath(new Error('etcd was restored from a backup, or has another history for another reason'));
+    this.#onDeath('etcd was restored from a backup, or has another history for another reason');
   }
 
   #apply({ events, source, revision }: Batch, follower: Follower): void {
