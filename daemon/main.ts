@@ -33,7 +33,7 @@ import {
 import { type EtcdSettings, type OpenedStore, openEtcdStore, openStore, unlessStopped } from './open-store.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
-import { alreadyRunning, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
+import { alreadyRunning, readOtherProcess, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
 import { assertPrivate } from './process/state-dir.ts';
 import { retainTickObject } from './process/tick-object.ts';
 import { ActivityRing } from './registry/activity-ring.ts';
@@ -149,6 +149,18 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
     for (let closer = closers.pop(); closer; closer = closers.pop()) await closer();
   };
   assertPrivate(dataDir, 'data-dir');
+  let isOutdated = false;
+  let reportOutdated = () => {};
+  const outdated = new Promise<void>((resolve) => {
+    reportOutdated = () => {
+      isOutdated = true;
+      resolve();
+    };
+  });
+  // A registry that starts again in this process keeps the file, so that `vreg daemon status` and `stop` find it meanwhile.
+  closers.push(() => {
+    if (!isOutdated) removeProcessInfo(dataDir, 'serve');
+  });
   try {
     const budgets = createBudgets();
     const { maxVms, maxBody, maxConnections } = options.limits;
@@ -176,13 +188,10 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       ? 'requests get 503 until it is loaded'
       : 'not listening until the tokens are loaded, because they may allow a public address';
     const notice = setTimeout(() => log.info({ urls }, `loading the store; ${meanwhile}`), LOADING_NOTICE);
-    let reportOutdated = () => {};
-    const outdated = new Promise<void>((resolve) => (reportOutdated = resolve));
     const opening: Promise<OpenedStore> = options.etcd
       ? openEtcdStore({ ...options, etcd: options.etcd }, reportOutdated, log)
       : openStore(dataDir, budgets.changes, log);
     writeLoadingPidFile(dataDir, urls);
-    closers.push(() => removeProcessInfo(dataDir, 'serve'));
     const opened = await unlessStopped(opening, options.signal).finally(() => clearTimeout(notice));
     const { contents, silences } = opened;
     const store = new MonitoredStore(opened.store);
@@ -310,7 +319,7 @@ async function listenFor(servers: Servers, { tcp, socket, dataDir, limits }: Ser
     const { maxConnections } = limits;
     return await listen(servers, { tcp, socket }, { maxConnections });
   } catch (error) {
-    const other = error instanceof VregError && error.code === 'ADDRESS_IN_USE' && readProcessInfo(dataDir, 'serve');
+    const other = error instanceof VregError && error.code === 'ADDRESS_IN_USE' && readOtherProcess(dataDir, 'serve');
     throw other ? alreadyRunning(dataDirInUse(dataDir), other) : error;
   }
 }
@@ -401,7 +410,7 @@ function createObserver(log: Logger): RegistryObserver {
  * {@link writePidFile} reports it. Keeps the file of another daemon that is using the data dir: the store refuses to open then.
  */
 function writeLoadingPidFile(dataDir: string, urls: string[]): void {
-  if (!existsSync(dataDir) || readProcessInfo(dataDir, 'serve')) return;
+  if (!existsSync(dataDir) || readOtherProcess(dataDir, 'serve')) return;
   try {
     writeProcessInfo(dataDir, { kind: 'serve', urls, state: 'loading' });
   } catch {}

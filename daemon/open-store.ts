@@ -6,7 +6,7 @@ import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import type { Silence } from './clock.ts';
 import { type Budget, fitsAtStart, heapLimit, storeTooLarge } from './limits.ts';
-import { alreadyRunning, readProcessInfo } from './process/pid-file.ts';
+import { alreadyRunning, readOtherProcess } from './process/pid-file.ts';
 import { VmRecord } from './registry/vm-record.ts';
 import type { EtcdOptions } from './store/etcd/etcd-url.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
@@ -61,8 +61,8 @@ export async function openStore(dataDir: string, budget: Budget, log: Logger): P
       return { store, contents, silences: [] };
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
-      const other = readProcessInfo(dataDir, 'serve');
-      if (other && other.pid !== process.pid) throw alreadyRunning(error, other);
+      const other = readOtherProcess(dataDir, 'serve');
+      if (other) throw alreadyRunning(error, other);
       // Another process is starting or checking the database. It may soon write its pid file or finish.
       if (tries === BUSY_ATTEMPTS) throw error;
       await sleep(BUSY_DELAY);
@@ -94,7 +94,7 @@ export async function openEtcdStore(
   log: Logger,
 ): Promise<OpenedStore> {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const other = readProcessInfo(dataDir, 'serve');
+  const other = readOtherProcess(dataDir, 'serve');
   if (other) {
     const hint = 'each replica on a machine needs its own --data-dir';
     throw alreadyRunning(new VregError('ALREADY_RUNNING', `${dataDir} belongs to another daemon`, { hint }), other);

@@ -85,6 +85,11 @@ export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): Process
   return readProcesses(dir, kind)[0];
 }
 
+/** As {@link readProcessInfo}, unless it is this process, which may have started its registry again. */
+export function readOtherProcess(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
+  return readProcesses(dir, kind).find(({ pid }) => pid !== process.pid);
+}
+
 /** @returns all running processes of that kind that use this folder: one registry, or one agent per VM */
 export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessInfo[] {
   let names: string[];

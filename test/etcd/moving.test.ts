@@ -5,10 +5,13 @@ import { readdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import test from 'node:test';
+import { pino } from 'pino';
+import { serve } from '../../daemon/main.ts';
+import { readProcesses } from '../../daemon/process/pid-file.ts';
 import { AGE_HEADER } from '../../src/protocol/api.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { seed, vreg } from '../helpers/cli.ts';
-import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { type Daemon, endAfter, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { startCluster, unlessEtcd } from '../helpers/etcd.ts';
 import { startReplica } from '../helpers/etcd-registry.ts';
 import { FLEET } from '../helpers/fleet.ts';
@@ -238,6 +241,45 @@ test('a replica whose cluster is restored from a snapshot starts again in the sa
   assert.equal(keys.trim(), `/vreg/v1/s/vm/${FLEET[0]!.id}`);
   await seed(replica.url, [FLEET[1]!]);
 });
+
+test(
+  'a registry that starts again in its process is found meanwhile by vreg daemon status and stop',
+  options,
+  async (t) => {
+    const cluster = await startCluster(t, { members: 1 });
+    const dataDir = join(tempDir(t), 'data');
+    const log = pino({ level: 'silent' });
+    const start = () =>
+      serve(
+        {
+          dataDir,
+          etcd: { url: cluster.url, flushInterval: 1000 },
+          staleAfter: 300_000,
+          massLoss: 1,
+          allowHosts: [],
+          limits: { maxBody: 1_000_000, maxVms: 10_000, isMaxVmsSet: false, maxConnections: 100 },
+          corsOrigins: [],
+          version: '0.0.0',
+          tcp: { host: '127.0.0.1', port: 0 },
+        },
+        log,
+      );
+    const pids = () => readProcesses(dataDir, 'serve').map(({ pid }) => pid);
+    const first = await start();
+    endAfter(t, () => first.close());
+    const snapshot = await cluster.snapshot();
+    await seed(first.urls[0]!, [FLEET[0]!]);
+    await cluster.restore(snapshot);
+    await first.outdated;
+    await first.close();
+    assert.deepEqual(pids(), [process.pid]);
+    const second = await start();
+    endAfter(t, () => second.close());
+    assert.deepEqual(pids(), [process.pid]);
+    await second.close();
+    assert.deepEqual(pids(), []);
+  },
+);
 
 test('a replica that starts again waits for etcd, and then uses the token of a reload', options, async (t) => {
   const cluster = await startCluster(t, { members: 1 });
