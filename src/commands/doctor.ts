@@ -2,6 +2,7 @@ import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { ASK_THE_DOCTOR } from '../client/connection.ts';
 import { isTlsError } from '../client/tls-hints.ts';
+import { isSilence, type TransportError } from '../client/transport.ts';
 import type { RegistryClient } from '../client.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { SETTING_KEYS } from '../config/settings.ts';
@@ -69,6 +70,9 @@ interface Check {
 }
 
 const START_REGISTRY = 'start it there: vreg daemon; or set another URL with --url or VERS_INFRA_URL';
+/** The next step if nothing refuses the connection: a machine that is off, a firewall, or a frozen daemon. */
+const CHECK_DAEMON =
+  'check the address and the firewalls on the way; then there: vreg daemon status, and vreg daemon logs serve';
 
 const CONFIG: Check = {
   name: 'config',
@@ -161,8 +165,10 @@ const READY: Check = {
 
 /** The check of a registry that refuses to list its checks, because it is loading or does not know the token. */
 async function readyInOneWord(client: RegistryClient): Promise<Omit<Finding, 'check'>> {
-  const word = await client.readiness().catch(({ code, message }: VregError) => {
-    throw new VregError(code, message, { hint: "retry in a few seconds; if that does not help, see the daemon's log" });
+  const word = await client.readiness().catch((error: VregError) => {
+    if (error.code !== 'BUSY') throw error;
+    const hint = "retry in a few seconds; if that does not help, see the daemon's log";
+    throw new VregError('BUSY', error.message, { hint });
   });
   if (word === undefined) return { result: 'skip', detail: 'the registry has no /readyz' };
   return ok(word === 'ok' ? 'the registry is ready' : `the registry is ready, but ${word}`);
@@ -363,10 +369,14 @@ async function examine({ name, run }: Check, context: Context, client = () => co
     return { check: name, ...(await run(context, client)) };
   } catch (error) {
     if (!(error instanceof VregError)) throw error;
-    // The usual hint says to run vreg doctor, which is what the user just did.
-    const fix = error.hint === ASK_THE_DOCTOR ? START_REGISTRY : nextStep(error)!;
-    return { check: name, result: 'fail', detail: maskTokens(error.message), fix, code: error.code };
+    return { check: name, result: 'fail', detail: maskTokens(error.message), fix: fixOf(error), code: error.code };
   }
+}
+
+function fixOf(error: VregError): string {
+  // The usual hint says to run vreg doctor, which is what the user just did.
+  if (error.hint !== ASK_THE_DOCTOR) return nextStep(error)!;
+  return isSilence(error.cause as TransportError) ? CHECK_DAEMON : START_REGISTRY;
 }
 
 function ok(detail: string): Omit<Finding, 'check'> {

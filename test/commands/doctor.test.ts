@@ -213,6 +213,23 @@ test('a registry that is loading its store is reachable and not ready, with any 
   assert.equal(result.code, 8);
 });
 
+test('a registry that stops responding during the checks gets no hint to retry', async (t) => {
+  const url = await stub(t, (request, response) => {
+    if (request.url === '/readyz') request.socket.resetAndDestroy();
+    else json(response, 200, { status: 'ok', uptime: 61 });
+  });
+  const { result, found } = await doctor({ url });
+  assertFails(found, 'ready', /^cannot reach the registry .*ECONNRESET/, /^start it there: vreg daemon/);
+  assert.equal(result.code, 8);
+});
+
+test('a registry that does not respond in time may be frozen or behind a firewall', async (t) => {
+  const url = await stub(t, () => {});
+  const { result, found } = await doctor({ url, env: { VREG_TIMEOUT: '200ms' } });
+  assertFails(found, 'reach', /no response within 0\.2 s/, /firewalls.*vreg daemon status/);
+  assert.equal(result.code, 8);
+});
+
 test('a wrong token fails the check of the token, and not that of a registry that is ready', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret' });
   const { result, found } = await doctor({ url, env: { VERS_AUTH_TOKEN: 'wrong' } });
