@@ -315,6 +315,7 @@ const SHARED_NAMES: Readonly<Record<string, string>> = {
   'page.ts': 'the files of the fleet page, and their handlers',
   'process.ts': 'the process of `vreg daemon` commands, and that of the agent',
   'render.ts': '`vreg render`, and the renderer of answers',
+  'replicas.ts': 'the replicas that share a store, and their handler',
   'restore.ts': '`vreg daemon restore`, and the restore of the store',
   'sessions.ts': 'the sessions of browsers, and their handlers',
   'setup.ts': '`vreg setup`, and the files that it changes',

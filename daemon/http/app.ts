@@ -125,7 +125,7 @@ async function callFromPosition(ctx: RequestContext): Promise<Result | undefined
   const { registry } = ctx.services;
   const position = ctx.route!.query.includes('minPosition') ? ctx.param('minPosition') : undefined;
   if (position !== undefined) {
-    await registry.awaitPosition(position);
+    await registry.replicas.awaitPosition(position);
     if (ctx.response.destroyed) return abandon(ctx);
     assertPrincipalActive(ctx);
     ctx.position = registry.positions.current;

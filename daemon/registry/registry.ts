@@ -5,11 +5,11 @@
  * store, and becomes visible when it is durable. Thus many writes can share a sync, only one of two concurrent registrations of
  * an id can succeed, and no reader sees a change that a power failure could undo.
  */
-import type { DiscoverQuery, ReplicaInfo } from '../../src/protocol/api.ts';
-import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
+import type { DiscoverQuery } from '../../src/protocol/api.ts';
+import { VregError } from '../../src/protocol/errors.ts';
 import type { ChangeType } from '../../src/protocol/events.ts';
 import type { Conflict, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
-import { type Position, parsePosition } from '../../src/protocol/position.ts';
+import type { Position } from '../../src/protocol/position.ts';
 import { type ImportedVm, inFieldOrder, type Registration, type VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type {
@@ -18,7 +18,6 @@ import type {
   ForEach,
   JournalItem,
   JournalNote,
-  LastChange,
   RecordChange,
   Replication,
   Store,
@@ -27,13 +26,14 @@ import type {
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import type { Census } from './census.ts';
 import { ConflictLog } from './conflict-log.ts';
-import { EventLog, type Occasion } from './events.ts';
+import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
 import { HistoryClaims } from './history-claims.ts';
 import { type Enroller, Identities } from './identity.ts';
 import type { Now, Proof } from './incarnation.ts';
 import type { LeaseTerms } from './lease-terms.ts';
 import { LivenessTracker } from './liveness-tracker.ts';
+import { changesSince, type VmChange } from './missed-changes.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import { Positions } from './positions.ts';
 import {
@@ -54,6 +54,7 @@ import {
   typeOf,
   type WriteOptions,
 } from './preconditions.ts';
+import { Replicas } from './replicas.ts';
 import { SharedChanges, Superseded } from './shared-changes.ts';
 import { earlierSignOfLife, isLater, laterSign, signOfLife, signOfLifeAt } from './signs-of-life.ts';
 import { wallTimes } from './stored-times.ts';
@@ -72,25 +73,8 @@ import {
 /** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';
 
-/** Attempts at a change while other replicas change the same VM. */
-const MAX_ATTEMPTS = 5;
 /** Changes of an import that are committed to a shared store at the same time: etcd is then close to its highest throughput. */
 const IMPORT_WRITERS = 16;
-/** Codes of errors for which a replica that has not caught up may refuse a change. */
-const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  'CONFLICT',
-  'NOT_FOUND',
-  'PRECONDITION_FAILED',
-  'FORBIDDEN',
-  'UNAUTHORIZED',
-]);
-
-/** A change to a VM, as an event reports it. */
-export interface VmChange {
-  type: ChangeType;
-  entry: VmRecord;
-  occasion: Occasion;
-}
 
 /** The journal's part of a change to a VM. */
 type VmNote = JournalNote & { type: ChangeType };
@@ -107,6 +91,7 @@ export class Registry {
   readonly conflicts: ConflictLog;
   readonly identities: Identities;
   readonly historyClaims: HistoryClaims;
+  readonly replicas: Replicas;
   readonly lineage: Lineage;
   /** Heartbeats and records that the next {@link saveHeartbeats} makes durable. */
   readonly unsaved: HeartbeatBuffer;
@@ -146,7 +131,7 @@ export class Registry {
     this.#replication = store.replication;
     this.positions = new Positions(contents.positions, this.#replication !== undefined, contents.start);
     const sweep = () => this.sweep();
-    this.#shared = this.#replication && new SharedChanges(store, this.positions, sweep);
+    this.#shared = this.#replication && new SharedChanges(store, this.#replication, this.positions, sweep);
     this.#single = this.#replication ? undefined : new PendingChanges(store, this.positions, sweep);
     this.#pending = (this.#shared ?? this.#single)!;
     this.unsaved = new HeartbeatBuffer(store);
@@ -164,6 +149,7 @@ export class Registry {
     this.conflicts = new ConflictLog(contents, registrationOf, records, identityObserver, times);
     this.identities = new Identities(contents, registrationOf, records, this.conflicts, times);
     this.historyClaims = new HistoryClaims(contents, this.positions, records, observer);
+    this.replicas = new Replicas(this.#replication, this.positions, this.identities, records, (id) => this.has(id));
     this.events = new EventLog(contents.revision, eventLog);
     const changed = (entry: VmRecord) => this.#index.invalidate(entry);
     this.health = new HealthReports((entry) => {
@@ -191,11 +177,6 @@ export class Registry {
   /** Revision of the last committed change. */
   get revision(): number {
     return this.positions.latest.revision;
-  }
-
-  /** The replicas that share the store, this one included; none if this process is the only writer. */
-  get replicas(): readonly ReplicaInfo[] {
-    return this.#replication?.replicas() ?? [];
   }
 
   /** As {@link Replication.age}. */
@@ -321,28 +302,9 @@ export class Registry {
     return this.#commitVm({ id, before, after: undefined }, note, this.#onDeregister?.(id));
   }
 
-  /**
-   * Runs a method that changes a VM. With several replicas, what this one knows about the VM may be outdated: if another replica
-   * was first, or if the method refuses the request before this replica has caught up, the method runs again.
-   * @throws VregError as the method, and BUSY if it cannot catch up
-   */
+  /** Runs a method that changes a VM, with several replicas as {@link SharedChanges.decide}. */
   #decide<T>(id: string, act: () => Promise<T>): Promise<T> {
-    return this.#shared ? this.#shared.inTurn(id, () => this.#decideShared(id, act)) : act();
-  }
-
-  async #decideShared<T>(id: string, act: () => Promise<T>): Promise<T> {
-    let isCurrent = false;
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await act();
-      } catch (error) {
-        if (error instanceof Superseded) {
-          if (attempt >= MAX_ATTEMPTS) throw tooManyWriters(id);
-        } else if (isCurrent || !isRefusal(error)) throw error;
-        else await this.#replication!.refresh();
-        isCurrent = true;
-      }
-    }
+    return this.#shared ? this.#shared.decide(id, act) : act();
   }
 
   /**
@@ -511,85 +473,6 @@ export class Registry {
     return proof.position === undefined ? undefined : this.historyClaims.answer(id, proof, this.#now(), isCurrent);
   }
 
-  /**
-   * Waits for the changes that other replicas have committed before this call.
-   * @returns undefined if there are no other replicas @throws VregError BUSY, STORE_FAILED
-   */
-  catchUp(): Promise<unknown> | undefined {
-    return this.#replication?.refresh();
-  }
-
-  /**
-   * Waits until this replica can judge a heartbeat: until it knows the VM, the identity that another replica has accepted, and the
-   * position that the agent has received from another one.
-   * @returns undefined if there is nothing to wait for; otherwise, whether the positions are as for {@link Positions.compare}
-   * @throws VregError BUSY, STORE_FAILED if the VM is unknown and the store does not respond
-   */
-  prepareHeartbeat(id: string, proof?: Proof): Promise<boolean> | undefined {
-    const replication = this.#replication;
-    if (!replication) return undefined;
-    const isUnknown = !this.has(id);
-    const isAhead = proof?.position !== undefined && this.positions.isAhead(proof.position);
-    const isForeign = proof?.next !== undefined && !replication.ownsIdentity(id);
-    if (!isUnknown && !isAhead && !isForeign) return undefined;
-    return this.#prepare(id, replication, { isUnknown, isAhead, isForeign });
-  }
-
-  async #prepare(
-    id: string,
-    replication: Replication,
-    { isUnknown, isAhead, isForeign }: { isUnknown: boolean; isAhead: boolean; isForeign: boolean },
-  ): Promise<boolean> {
-    let isCurrent = false;
-    try {
-      if (isUnknown || isAhead) {
-        await replication.refresh();
-        isCurrent = true;
-      }
-    } catch (error) {
-      // A heartbeat of a known VM is accepted while the store is away; the agent compares its history later.
-      if (isUnknown) throw error;
-    }
-    if (isForeign) await replication.fetchIdentity(id);
-    return isCurrent;
-  }
-
-  /**
-   * Makes the identity that {@link heartbeat} has accepted known to the other replicas, if another one had accepted the last one.
-   * @returns false if yet another replica was first: prepare the heartbeat and record it again
-   */
-  async claimIdentity(id: string): Promise<boolean> {
-    const replication = this.#replication;
-    const record = this.identities.recordOf(id);
-    if (!replication || !record || replication.ownsIdentity(id)) return true;
-    this.unsaved.records.drop(record);
-    return replication.claimIdentity(record);
-  }
-
-  /**
-   * Waits until this replica has a position that a client has received from another one.
-   * @throws VregError INVALID, PRECONDITION_FAILED if it belongs to another history, STORE_FAILED if the store does not respond
-   */
-  async awaitPosition(text: string): Promise<void> {
-    if (!parsePosition(text)) {
-      throw new VregError('INVALID', `minPosition: "${text}" is not a position`, {
-        field: 'minPosition',
-        hint: 'send the header X-Vreg-Position of an earlier response unchanged',
-      });
-    }
-    if (this.positions.isAhead(text)) await this.catchUp();
-    if (this.positions.compare(text, true) !== 'other') return;
-    throw new VregError('PRECONDITION_FAILED', `the position ${text} belongs to another history of this registry`, {
-      field: 'minPosition',
-      hint: 'the registry was restored or copied: read again without minPosition',
-    });
-  }
-
-  /** As {@link catchUp}, but returns undefined if this replica knows the VM. */
-  awaitVm(id: string): Promise<unknown> | undefined {
-    return this.has(id) ? undefined : this.catchUp();
-  }
-
   /** @throws VregError as {@link Identities.assertVacant}, NOT_FOUND */
   assertVacant(id: string, enroller: Enroller): void {
     this.identities.assertVacant(this.get(id), enroller, this.#now());
@@ -715,27 +598,11 @@ export class Registry {
   }
 
   /**
-   * The events that bring a client from an earlier position of this history to the current one: one per changed VM, with its
-   * current entry, or its removal.
-   * @param after revision of that position
-   * @returns undefined if the journal does not reach back that far
-   * @throws the store's errors
+   * As {@link changesSince}, up to the current position.
+   * @param after revision of the position of a client
    */
-  async changesSince(after: number): Promise<VmChange[] | undefined> {
-    const { revision: until } = this.positions.latest;
-    if (after === until) return [];
-    const changed = new Map<string, VmRecord>();
-    for (const entry of this.#index.all()) if (entry.version.revision > after) changed.set(entry.id, entry);
-    const last = await this.#store.lastChanges(after, until);
-    return last?.flatMap((change) => {
-      const { id, revision, tag, at, by } = change;
-      const entry = changed.get(id);
-      const occasion = { position: { revision, tag }, at, by };
-      if (!entry)
-        return change.type === 'deregistered' ? [{ type: change.type, entry: removedEntry(change), occasion }] : [];
-      const type = entry.version.created > after ? 'registered' : change.type;
-      return [{ type, entry, occasion }];
-    });
+  changesSince(after: number): Promise<VmChange[] | undefined> {
+    return changesSince(after, this.revision, this.#index.all(), this.#store);
   }
 
   /**
@@ -968,33 +835,9 @@ function noteOf(note: Arrival['note']): VmNote {
   return { ...note, type: note.type as ChangeType, changes: {} };
 }
 
-/** True for an error that depends on what this replica knows about a VM. */
-function isRefusal(error: unknown): boolean {
-  return error instanceof VregError && REFUSALS.has(error.code);
-}
-
-function tooManyWriters(id: string): VregError {
-  return new VregError('BUSY', `too many concurrent changes to VM "${id}"`, {
-    hint: 'retry in a second',
-    retryAfter: 1,
-  });
-}
-
 function tokenExists(): VregError {
   return new VregError('CONFLICT', 'another replica has created a token with this name', {
     field: 'name',
     hint: 'choose another name; list the tokens: vreg token ls',
   });
-}
-
-/** The last entry of a removed VM, as far as the journal contains it: without services and metadata. */
-function removedEntry({ id, revision, tag, removed }: LastChange): VmRecord {
-  const { services: _services, metadata: _metadata, reefConfig: _reefConfig, ...fields } = removed;
-  // The registration was a sign of life. Later ones are not in the journal.
-  const lastSeen = Date.parse(fields.registeredAt ?? '');
-  return new VmRecord(
-    { ...(fields as unknown as Spec), id },
-    { created: revision, revision, tag },
-    { lastSeen, heardAt: 0 },
-  );
 }

@@ -5,10 +5,22 @@
  * A change of this replica becomes visible as soon as the store has committed it. Its events wait until the changes with lower
  * revisions, which other replicas have committed, have arrived.
  */
+import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Position } from '../../src/protocol/position.ts';
-import type { Arrival, Change, Store } from '../store/store.ts';
+import type { Arrival, Change, Replication, Store } from '../store/store.ts';
 import type { Positions } from './positions.ts';
 import { type Changes, changeOf, type Decision, tagAfter } from './writes.ts';
+
+/** Attempts at a change while other replicas change the same VM. */
+const MAX_ATTEMPTS = 5;
+/** Codes of errors for which a replica that has not caught up may refuse a change. */
+const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'CONFLICT',
+  'NOT_FOUND',
+  'PRECONDITION_FAILED',
+  'FORBIDDEN',
+  'UNAUTHORIZED',
+]);
 
 /** Publishes the events of a change. */
 type Announce = () => void;
@@ -19,6 +31,7 @@ export class Superseded extends Error {}
 export class SharedChanges implements Changes {
   readonly nextRevision = 0;
   readonly #store: Store;
+  readonly #replication: Replication;
   readonly #positions: Positions;
   readonly #beforeNext: () => void;
   /** The last method for each VM, which the next one waits for. */
@@ -29,8 +42,9 @@ export class SharedChanges implements Changes {
   #growth = 0;
 
   /** @param beforeNext as for {@link PendingChanges} */
-  constructor(store: Store, positions: Positions, beforeNext: () => void) {
+  constructor(store: Store, replication: Replication, positions: Positions, beforeNext: () => void) {
     this.#store = store;
+    this.#replication = replication;
     this.#positions = positions;
     this.#beforeNext = beforeNext;
   }
@@ -48,8 +62,31 @@ export class SharedChanges implements Changes {
     return undefined;
   }
 
-  /** Runs a method that changes a VM when all earlier ones for this VM are done. */
-  async inTurn<T>(id: string, act: () => Promise<T>): Promise<T> {
+  /**
+   * Runs a method that changes a VM when all earlier ones for this VM are done. This replica may know an outdated VM. Therefore,
+   * the method runs again if another replica was first, or if it has refused the request before this replica has caught up.
+   * @throws VregError as the method, and BUSY if it cannot catch up
+   */
+  decide<T>(id: string, act: () => Promise<T>): Promise<T> {
+    return this.#inTurn(id, () => this.#attempt(id, act));
+  }
+
+  async #attempt<T>(id: string, act: () => Promise<T>): Promise<T> {
+    let isCurrent = false;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await act();
+      } catch (error) {
+        if (error instanceof Superseded) {
+          if (attempt >= MAX_ATTEMPTS) throw tooManyWriters(id);
+        } else if (isCurrent || !isRefusal(error)) throw error;
+        else await this.#replication.refresh();
+        isCurrent = true;
+      }
+    }
+  }
+
+  async #inTurn<T>(id: string, act: () => Promise<T>): Promise<T> {
     const previous = this.#turns.get(id);
     const work = previous ? previous.then(act) : act();
     const turn = settled(work);
@@ -121,4 +158,16 @@ export class SharedChanges implements Changes {
 /** Resolves when a promise is settled, and never rejects. */
 async function settled(promise: Promise<unknown>): Promise<void> {
   await promise.catch(() => {});
+}
+
+/** True for an error that depends on what this replica knows about a VM. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof VregError && REFUSALS.has(error.code);
+}
+
+function tooManyWriters(id: string): VregError {
+  return new VregError('BUSY', `too many concurrent changes to VM "${id}"`, {
+    hint: 'retry in a second',
+    retryAfter: 1,
+  });
 }

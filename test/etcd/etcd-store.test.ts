@@ -16,9 +16,9 @@ const TWO = { incarnation: 'two', address: '10.0.0.2', from: '192.0.2.2' };
 /** Sends a heartbeat to a replica, as the HTTP handler does. */
 async function beat({ registry }: EtcdReplica, proof: Proof): Promise<void> {
   do {
-    await registry.prepareHeartbeat('vm-1', proof);
+    await registry.replicas.prepareHeartbeat('vm-1', proof);
     registry.heartbeat('vm-1', proof);
-  } while (!(await registry.claimIdentity('vm-1')));
+  } while (!(await registry.replicas.claimIdentity('vm-1')));
 }
 
 test('replicas on etcd', unlessEtcd(), async (t) => {
@@ -28,15 +28,15 @@ test('replicas on etcd', unlessEtcd(), async (t) => {
     const [a, b] = [await startReplica(t, endpoints, '/one/'), await startReplica(t, endpoints, '/one/')];
     const entry = await a.registry.register(aVm());
     assert.equal(a.registry.get('vm-1').json, entry.json);
-    await b.registry.catchUp();
+    await b.registry.replicas.catchUp();
     const copy = b.registry.get('vm-1');
     assert.equal(copy.json, entry.json);
     assert.deepEqual(copy.version, entry.version);
     assert.equal(b.registry.positions.compare(entry.position), 'same');
     await b.registry.update('vm-1', { name: 'two' }, { by: 'ops' });
     await a.registry.deregister('vm-1', { by: 'ops' });
-    await b.registry.catchUp();
-    await a.registry.catchUp();
+    await b.registry.replicas.catchUp();
+    await a.registry.replicas.catchUp();
     assert.equal(b.registry.has('vm-1'), false);
     assert.deepEqual(a.events, b.events);
     assert.deepEqual(
@@ -80,7 +80,7 @@ test('replicas on etcd', unlessEtcd(), async (t) => {
     await a.registry.register(aVm({ id: 'enrolled' }), { attach });
     for (const id of ['z', 'y "quoted" / \\', 'x\ud800']) await a.registry.register(aVm({ id }));
     await a.registry.update('z', { status: 'paused' });
-    await a.registry.catchUp();
+    await a.registry.replicas.catchUp();
     const b = await startReplica(t, endpoints, '/three/');
     assert.deepEqual(
       b.registry.list({}).map(({ json }) => json),
@@ -91,7 +91,7 @@ test('replicas on etcd', unlessEtcd(), async (t) => {
     assert.equal(b.tokens.find(secret)?.restriction?.created, a.registry.get('enrolled').version.created);
     assert.equal((await etcdctl('get', '--prefix', '/three/')).includes(secret), false, 'only hashes are in etcd');
     await b.tokens.revoke('image/enrolled', 'ops');
-    await a.registry.catchUp();
+    await a.registry.replicas.catchUp();
     assert.equal(a.tokens.find(secret), undefined);
   });
 
@@ -113,7 +113,7 @@ test('replicas on etcd', unlessEtcd(), async (t) => {
     });
     proxy.release();
     await enrolment;
-    await late.registry.catchUp();
+    await late.registry.replicas.catchUp();
     assert.deepEqual(
       late.registry.list({}).map(({ id }) => id),
       ['before'],
@@ -123,7 +123,7 @@ test('replicas on etcd', unlessEtcd(), async (t) => {
   await t.test('the last heartbeat of a VM reaches the other replicas, and survives all of them', async (t) => {
     const [a, b] = [await startReplica(t, endpoints, '/four/'), await startReplica(t, endpoints, '/four/')];
     await a.registry.register(aVm());
-    await b.registry.catchUp();
+    await b.registry.replicas.catchUp();
     const before = b.registry.get('vm-1').seen.lastSeen;
     await until('a heartbeat on the other replica', () => {
       a.registry.heartbeat('vm-1');
@@ -144,7 +144,7 @@ test('replicas on etcd', unlessEtcd(), async (t) => {
       const replicas = await Promise.all([1, 2, 3].map(() => startReplica(t, endpoints, '/six/')));
       const [a, b, c] = replicas as [EtcdReplica, EtcdReplica, EtcdReplica];
       await a.registry.register(aVm());
-      await Promise.all([b, c].map(({ registry }) => registry.catchUp()));
+      await Promise.all([b, c].map(({ registry }) => registry.replicas.catchUp()));
       for (let n = 1; n < 30; n++)
         await beat(replicas[n % 3]!, { ...ONE, ...(n > 1 ? { spend: token(n - 1) } : {}), next: token(n) });
       for (const replica of replicas)

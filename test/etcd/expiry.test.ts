@@ -28,7 +28,7 @@ async function pair(t: TestContext, endpoints: readonly (readonly string[])[], m
   // Past the first interval of each.
   time.pass(GRACE);
   await a.registry.register(aVm());
-  await b.registry.catchUp();
+  await b.registry.replicas.catchUp();
   return { time, a, b };
 }
 
@@ -150,7 +150,7 @@ test('after a mass loss both replicas offer the VMs as suspect for one more leas
   const { endpoints } = await startCluster(t, { members: 1 });
   const { time, a, b } = await pair(t, [endpoints, endpoints], 0.5);
   for (let n = 2; n <= 12; n++) await a.registry.register(aVm({ id: `vm-${n}` }));
-  await b.registry.catchUp();
+  await b.registry.replicas.catchUp();
   time.pass(LEASE + 2000);
   for (const replica of [a, b]) {
     assert.equal(live(replica).length, 12);

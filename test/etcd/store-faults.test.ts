@@ -23,11 +23,11 @@ test(
     assert.match(error.hint, /vreg get ID/);
     assert.equal(registry.get('vm-1').name, aVm().name, 'reads show what is known');
     member!.thaw();
-    await registry.catchUp();
+    await registry.replicas.catchUp();
     const second = await startReplica(t, endpoints);
     assert.equal(registry.get('vm-1').json, second.registry.get('vm-1').json);
     const { json } = await registry.update('vm-1', { name: 'three' }, { by: 'ops' });
-    await second.registry.catchUp();
+    await second.registry.replicas.catchUp();
     assert.equal(second.registry.get('vm-1').json, json);
   },
 );
@@ -49,7 +49,7 @@ test('a cluster without space refuses changes, but serves reads and removes VMs'
   await etcdctl('defrag');
   await etcdctl('alarm', 'disarm');
   await a.registry.register(aVm({ id: 'vm-3' }));
-  await b.registry.catchUp();
+  await b.registry.replicas.catchUp();
   assert.deepEqual(
     ['vm-1', 'vm-2', 'vm-3'].map((id) => b.registry.has(id)),
     [false, true, true],

@@ -9,8 +9,9 @@ import type { ServerResponse } from 'node:http';
 import { formatPosition, type Position, parsePosition } from '../../../src/protocol/position.ts';
 import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.ts';
 import { type Event, eventInRole, eventOf } from '../../registry/events.ts';
+import type { VmChange } from '../../registry/missed-changes.ts';
 import { permits } from '../../registry/preconditions.ts';
-import type { Registry, VmChange } from '../../registry/registry.ts';
+import type { Registry } from '../../registry/registry.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { abandon } from '../audit.ts';
 import { assertPrincipalActive } from '../auth.ts';
@@ -34,7 +35,7 @@ export function streamEvents(ctx: RequestContext): undefined | Promise<undefined
   const text = startText(ctx);
   // A subscriber of another replica may be ahead of this one.
   if (text === undefined || !registry.positions.isAhead(text)) return stream(ctx, text);
-  return registry.catchUp()!.then(() => {
+  return registry.replicas.catchUp()!.then(() => {
     if (ctx.response.destroyed) return abandon(ctx);
     assertPrincipalActive(ctx);
     return stream(ctx, text);

@@ -10,6 +10,6 @@ export function listReplicas({ services, readFilter }: RequestContext): Result {
       hint: 'create a token without --vm or --role: vreg token create NAME --scope read',
     });
   }
-  const { replicas } = services.registry;
+  const replicas = services.registry.replicas.all;
   return jsonResult({ replicas: [...replicas], count: replicas.length } satisfies ReplicaList);
 }

@@ -34,7 +34,7 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
       },
     );
   }
-  await ctx.services.registry.catchUp();
+  await ctx.services.registry.replicas.catchUp();
   assertActive(principal);
   const token: NewToken = await authenticator.tokens.create(request, principal.name);
   if (isFirst) authenticator.close();
@@ -67,7 +67,7 @@ export async function revokeEnrolledBy(ctx: RequestContext): Promise<Result> {
 
 /** Waits for tokens that another replica has created. A revocation takes effect here even if the store does not respond. */
 async function catchUp({ services, principal }: RequestContext): Promise<void> {
-  await services.registry.catchUp()?.catch(() => {});
+  await services.registry.replicas.catchUp()?.catch(() => {});
   assertActive(principal);
 }
 

@@ -46,7 +46,7 @@ export function readVm(ctx: RequestContext): Result {
 export async function replaceVm(ctx: RequestContext): Promise<Result> {
   const registration = parseRegistration(ctx.body, ctx.id);
   const { registry } = ctx.services;
-  await registry.awaitVm(ctx.id);
+  await registry.replicas.awaitVm(ctx.id);
   if (!registry.has(ctx.id)) assertMayChoose(ctx.principal, ctx.id);
   const { entry, created } = await registry.replace(registration, ctx.write());
   return ctx.entry(entry, created ? 201 : 200);
@@ -54,7 +54,7 @@ export async function replaceVm(ctx: RequestContext): Promise<Result> {
 
 export async function updateVm(ctx: RequestContext): Promise<Result> {
   const { registry } = ctx.services;
-  await registry.awaitVm(ctx.id);
+  await registry.replicas.awaitVm(ctx.id);
   // As in the original registry (vers-agent-services), an unknown VM is 404 even if the body is invalid.
   registry.get(ctx.id);
   const update = parseUpdate(ctx.body, ctx.id);
@@ -83,7 +83,7 @@ export function heartbeat(ctx: RequestContext): Result | Promise<Result> {
     // A takeover by another incarnation is a change, so the audit log names the VM.
     ctx.subject = { vm: ctx.id };
   }
-  const ready = ctx.services.registry.prepareHeartbeat(ctx.id, proof);
+  const ready = ctx.services.registry.replicas.prepareHeartbeat(ctx.id, proof);
   return ready ? recordWhenReady(ctx, proof, ready) : recordHeartbeat(ctx, proof);
 }
 
@@ -98,10 +98,10 @@ async function recordWhenReady(
   for (let attempt = 1; ; attempt++) {
     assertPrincipalActive(ctx);
     const result = recordHeartbeat(ctx, proof, isCurrent);
-    if (proof?.next === undefined || (await registry.claimIdentity(ctx.id))) return result;
+    if (proof?.next === undefined || (await registry.replicas.claimIdentity(ctx.id))) return result;
     if (attempt === MAX_CLAIMS)
       throw new VregError('BUSY', 'too many replicas receive heartbeats of this VM', { retryAfter: 1 });
-    isCurrent = (await registry.prepareHeartbeat(ctx.id, proof)) ?? isCurrent;
+    isCurrent = (await registry.replicas.prepareHeartbeat(ctx.id, proof)) ?? isCurrent;
   }
 }
 
@@ -153,7 +153,7 @@ export async function heartbeats({ services, body, principal }: RequestContext):
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
   const unknownHere = [...ids].find((id) => !registry.has(id));
-  if (unknownHere !== undefined) await registry.awaitVm(unknownHere);
+  if (unknownHere !== undefined) await registry.replicas.awaitVm(unknownHere);
   // Check all VMs first, so that a refused request has no effect.
   for (const id of ids) {
     if (registry.has(id)) assertMayHeartbeat(principal.restriction, registry.get(id));

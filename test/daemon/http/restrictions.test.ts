@@ -275,7 +275,7 @@ for (const limit of [{ role: 'worker' }, { role: 'worker', vm: 'm' }] as const) 
   test(`a read token for ${name} sees a VM enter and leave the role without its values outside`, async (t) => {
     const { app, ask, create } = await guarded(t);
     const token = await create({ scope: 'read', ...limit });
-    await app.registry.catchUp();
+    await app.registry.replicas.catchUp();
     const since = formatPosition(app.registry.positions.latest);
     const all = await readText(t, `${app.url}/registry/events?heartbeats=true`, 'root');
     const seen = await readText(t, `${app.url}/registry/events?heartbeats=true`, token);

@@ -98,7 +98,7 @@ test('a VM that was stale before a gap stays stale', async (t) => {
 test('after a mass loss VMs are offered as suspect for one more lease period', async (t) => {
   const app = await serveApp(t, { massLoss: 0.5 });
   for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
-  await app.registry.catchUp();
+  await app.registry.replicas.catchUp();
   const events: string[] = [];
   app.registry.events.subscribe({ event: ({ type, id }) => void events.push(`${type} ${id}`) });
   app.clock.pass(LEASE + 1);

@@ -199,7 +199,7 @@ test('a restart loads the same entries, byte for byte', async () => {
   clock.pass(5000);
   registry.heartbeat('a');
   await registry.saveHeartbeats();
-  await registry.catchUp();
+  await registry.replicas.catchUp();
   const again = await restart();
   assert.equal(again.revision, registry.revision);
   assert.deepEqual(

@@ -109,7 +109,7 @@ test('a replica refuses a change only after it has caught up', async () => {
     code: 'PRECONDITION_FAILED',
   });
   await assert.rejects(a.registry.register(aVm()), { code: 'CONFLICT' });
-  await a.registry.catchUp();
+  await a.registry.replicas.catchUp();
   await b.registry.deregister('vm-1');
   const again = aVm({ name: 'five' });
   assert.equal((await a.registry.replace(again)).created, true, 'the same values as those of the removed VM');
@@ -177,7 +177,7 @@ test('a position that has not arrived is unknown, and known after the replica ha
   const { positions } = b.registry;
   assert.equal(positions.isAhead(position), true);
   assert.equal(positions.compare(position), 'unknown');
-  await b.registry.catchUp();
+  await b.registry.replicas.catchUp();
   assert.equal(positions.isAhead(position), false);
   assert.equal(positions.compare(position), 'same');
   const later = `999999-${'a'.repeat(16)}`;
@@ -285,9 +285,9 @@ const TWO = { incarnation: 'two', address: '10.0.0.2', from: '192.0.2.2' };
 
 /** Sends a heartbeat to a replica, as the HTTP handler does. */
 async function beat({ registry }: Replica, proof: Proof): Promise<void> {
-  await registry.prepareHeartbeat('vm-1', proof);
+  await registry.replicas.prepareHeartbeat('vm-1', proof);
   registry.heartbeat('vm-1', proof);
-  await registry.claimIdentity('vm-1');
+  await registry.replicas.claimIdentity('vm-1');
 }
 
 test('an agent whose heartbeats reach another replica each time is one incarnation, and a clone is refused by all', async () => {
@@ -386,7 +386,7 @@ class Run {
     if (step.do === 'deliver') return store.deliver(step.count);
     if (step.do === 'heartbeat') {
       // A heartbeat waits for a VM that this replica does not know.
-      await registry.awaitVm(step.id);
+      await registry.replicas.awaitVm(step.id);
       const act = async (each: Registry) => ({ body: each.heartbeat(step.id).heartbeatJson });
       // A removal may not have arrived; then the heartbeat has no effect that lasts.
       if (this.single.has(step.id)) await this.compare(step.id, act(registry), act(this.single));
