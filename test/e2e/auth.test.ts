@@ -15,27 +15,30 @@ import { until } from '../helpers/until.ts';
 
 const ROOT = 's3cret';
 
-async function create({ vreg }: Daemon, name: string, scope: string, ...more: string[]): Promise<string> {
-  const { code, stdout, stderr } = await vreg(['token', 'create', name, '--scope', scope, ...more]);
+async function create({ command }: Daemon, name: string, scope: string, ...more: string[]): Promise<string> {
+  const { code, stdout, stderr } = await command(['token', 'create', name, '--scope', scope, ...more]);
   assert.equal(code, 0, stderr);
   return stdout.trim();
 }
 
-const codeOf = async ({ vreg }: Daemon, argv: readonly string[], token: string) =>
-  (await vreg(argv, { env: { VERS_AUTH_TOKEN: token } })).code;
+const codeOf = async ({ command }: Daemon, argv: readonly string[], token: string) =>
+  (await command(argv, { env: { VERS_AUTH_TOKEN: token } })).code;
 
 test('the unix socket accepts its owner without a token, and the TCP port does not', async (t) => {
   const home = tempDir(t);
   const socket = join(home, 'vreg.sock');
   const daemon = await startDaemon(t, { home, env: { VERS_AUTH_TOKEN: ROOT }, args: ['--socket', socket] });
   const none = { VERS_AUTH_TOKEN: '' };
-  assert.equal((await daemon.vreg(['ls'], { env: none })).code, 2);
-  const self = await daemon.vreg(['whoami', '--json', '--url', `unix:${socket}`], { env: none });
+  assert.equal((await daemon.command(['ls'], { env: none })).code, 2);
+  const self = await daemon.command(['whoami', '--json', '--url', `unix:${socket}`], { env: none });
   assert.deepEqual((JSON.parse(self.stdout) as { token: object }).token, { name: 'socket', scope: 'admin' });
-  assert.equal((await daemon.vreg(['ls', '--url', `unix:${socket}`], { env: { VERS_AUTH_TOKEN: 'wrong' } })).code, 2);
-  const made = await daemon.vreg(['register', 'a', '--name', 'a', '--url', `unix:${socket}`], { env: none });
+  assert.equal(
+    (await daemon.command(['ls', '--url', `unix:${socket}`], { env: { VERS_AUTH_TOKEN: 'wrong' } })).code,
+    2,
+  );
+  const made = await daemon.command(['register', 'a', '--name', 'a', '--url', `unix:${socket}`], { env: none });
   assert.equal(made.code, 0, made.stderr);
-  assert.match((await daemon.vreg(['history', 'a', '--json'])).stdout, /"by": ?"socket"/);
+  assert.match((await daemon.command(['history', 'a', '--json'])).stdout, /"by": ?"socket"/);
 });
 
 test('behind a trusted proxy, the unix socket requires a token', async (t) => {
@@ -44,8 +47,8 @@ test('behind a trusted proxy, the unix socket requires a token', async (t) => {
   const args = ['--socket', socket, '--trust-proxy'];
   const daemon = await startDaemon(t, { home, env: { VERS_AUTH_TOKEN: ROOT }, args });
   const at = ['--url', `unix:${socket}`];
-  assert.equal((await daemon.vreg(['ls', ...at], { env: { VERS_AUTH_TOKEN: '' } })).code, 2);
-  assert.equal((await daemon.vreg(['ls', ...at])).code, 0);
+  assert.equal((await daemon.command(['ls', ...at], { env: { VERS_AUTH_TOKEN: '' } })).code, 2);
+  assert.equal((await daemon.command(['ls', ...at])).code, 0);
   // Nor are those whom the proxy passes on one and the same.
   const statusOf = async (from: string, token: string) => {
     const headers = { 'x-forwarded-for': from, authorization: `Bearer ${token}` };
@@ -107,14 +110,14 @@ test('a registry with issued tokens may listen on all addresses without VERS_AUT
   assert.match(refused.stderr, /refusing to listen on 0\.0\.0\.0 without a token[^\n]*\nhint: .*--token-file/);
   const first = await startDaemon(t, { home });
   assert.equal(await codeOf(first, ['ls'], ''), 0);
-  const lockout = await first.vreg(['token', 'create', 'reader', '--scope', 'read']);
+  const lockout = await first.command(['token', 'create', 'reader', '--scope', 'read']);
   assert.deepEqual([lockout.code, /first token must have the scope admin/.test(lockout.stderr)], [5, true]);
   const token = await create(first, 'ops', 'admin');
   assert.equal(await codeOf(first, ['ls'], ''), 2);
   await first.end();
   const second = await startDaemon(t, { home, args: ['--host', '0.0.0.0'] });
   const url = second.url.replace('0.0.0.0', '127.0.0.1');
-  const ls = (env: NodeJS.ProcessEnv) => second.vreg(['ls'], { env: { VERS_INFRA_URL: url, ...env } });
+  const ls = (env: NodeJS.ProcessEnv) => second.command(['ls'], { env: { VERS_INFRA_URL: url, ...env } });
   assert.deepEqual([(await ls({})).code, (await ls({ VERS_AUTH_TOKEN: token })).code], [2, 0]);
 });
 
@@ -124,11 +127,11 @@ test('created tokens and revocations survive kill -9', async (t) => {
   const kept = await create(daemon, 'kept', 'read');
   const gone = await create(daemon, 'gone', 'read');
   assert.equal(await codeOf(daemon, ['ls'], gone), 0);
-  await daemon.vreg(['token', 'revoke', 'gone', '--yes']);
+  await daemon.command(['token', 'revoke', 'gone', '--yes']);
   await daemon.end('SIGKILL');
   daemon = await startDaemon(t, { home: daemon.home, env });
   assert.deepEqual([await codeOf(daemon, ['ls'], kept), await codeOf(daemon, ['ls'], gone)], [0, 2]);
-  assert.equal((await daemon.vreg(['token', 'ls', '-q'])).stdout, 'kept\n');
+  assert.equal((await daemon.command(['token', 'ls', '-q'])).stdout, 'kept\n');
 });
 
 test('a token whose file cannot be written is revoked, and the file is removed', async (t) => {
@@ -140,14 +143,16 @@ test('a token whose file cannot be written is revoked, and the file is removed',
   assert.equal(code, 5, stderr);
   assert.match(stderr, /^vreg: cannot write .*token \(EFBIG\)\nhint: the token was revoked/);
   assert.equal(existsSync(file), false);
-  assert.equal((await daemon.vreg(['token', 'ls', '-q'])).stdout, '');
+  assert.equal((await daemon.command(['token', 'ls', '-q'])).stdout, '');
 });
 
 test('an acknowledged enrolment survives kill -9, with its VM and token', async (t) => {
   const env = { VERS_AUTH_TOKEN: ROOT };
   let daemon = await startDaemon(t, { env });
   const image = await create(daemon, 'image', 'enrol');
-  const { stdout } = await daemon.vreg(['register', 'w', '--name', 'w', '--json'], { env: { VERS_AUTH_TOKEN: image } });
+  const { stdout } = await daemon.command(['register', 'w', '--name', 'w', '--json'], {
+    env: { VERS_AUTH_TOKEN: image },
+  });
   const { token } = JSON.parse(stdout) as { token: string };
   await daemon.end('SIGKILL');
   daemon = await startDaemon(t, { home: daemon.home, env });
@@ -160,10 +165,10 @@ test('a backup contains the tokens, and restoring it also restores tokens revoke
   const daemon = await startDaemon(t, { env });
   const token = await create(daemon, 'reader', 'read');
   const copy = join(daemon.home, 'copy.db');
-  assert.equal((await daemon.vreg(['backup', copy])).code, 0);
-  await daemon.vreg(['token', 'revoke', 'reader', '--yes']);
+  assert.equal((await daemon.command(['backup', copy])).code, 0);
+  await daemon.command(['token', 'revoke', 'reader', '--yes']);
   await daemon.end();
-  const restored = await daemon.vreg(['daemon', 'restore', copy, '--yes', '--data-dir', daemon.dataDir]);
+  const restored = await daemon.command(['daemon', 'restore', copy, '--yes', '--data-dir', daemon.dataDir]);
   assert.equal(restored.code, 0, restored.stderr);
   const again = await startDaemon(t, { home: daemon.home, env });
   assert.equal(await codeOf(again, ['ls'], token), 0);
@@ -195,7 +200,7 @@ test(
       return { VREG_CA_FILE: authority.ca, VREG_CERT_FILE: cert, VREG_KEY_FILE: key, VERS_AUTH_TOKEN: token };
     };
     const ops = as('ops', ROOT);
-    const say = (argv: readonly string[], env: NodeJS.ProcessEnv) => daemon.vreg(argv, { env });
+    const say = (argv: readonly string[], env: NodeJS.ProcessEnv) => daemon.command(argv, { env });
     assert.equal((await say(['token', 'create', 'worker-7', '--scope', 'write', '--vm', 'worker-7'], ops)).code, 0);
     const worker = as('worker-7');
     const made = await say(['register', 'worker-7', '--name', 'w'], worker);

@@ -11,7 +11,7 @@ import { until } from '../helpers/until.ts';
 
 async function withImage(t: TestContext): Promise<{ daemon: Daemon; image: string }> {
   const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 's3cret' } });
-  const { code, stdout } = await daemon.vreg(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker']);
+  const { code, stdout } = await daemon.command(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker']);
   assert.equal(code, 0);
   return { daemon, image: stdout.trim() };
 }
@@ -27,28 +27,28 @@ test('an agent enrols, uses its own token, also after a restart, and writes it t
   await heardAfter(daemon, lastSeen);
   const file = join(stateOf(home), 'token');
   assert.equal(statSync(file).mode & 0o777, 0o600);
-  const self = await daemon.vreg(['whoami', '--token-file', file, '-o', 'json']);
+  const self = await daemon.command(['whoami', '--token-file', file, '-o', 'json']);
   assert.deepEqual((JSON.parse(self.stdout) as { token: object }).token, {
     name: 'image/vm-1',
     scope: 'write',
     vm: 'vm-1',
     role: 'worker',
   });
-  assert.equal((await daemon.vreg(['addr', 'worker', '--token-file', file])).stdout, 'vm-1.vm.vers.sh\n');
+  assert.equal((await daemon.command(['addr', 'worker', '--token-file', file])).stdout, 'vm-1.vm.vers.sh\n');
   assert.deepEqual(await first.end().then(({ code }) => code), 0);
   assert.equal((await find(daemon))?.status, 'stopped', 'its last word was taken');
   rmSync(file);
   startAgent(t, daemon.url, [], { home, env });
   await until('it to run again', async () => (await find(daemon))?.status === 'running');
   const name = ['whoami', '--token-file', file, '-o', 'jsonpath=$.token.name'];
-  assert.equal((await daemon.vreg(name)).stdout, 'image/vm-1\n');
+  assert.equal((await daemon.command(name)).stdout, 'image/vm-1\n');
 });
 
 test('an agent whose entry is removed enrols again', async (t) => {
   const { daemon, image } = await withImage(t);
   const agent = startAgent(t, daemon.url, [], { env: { VERS_AUTH_TOKEN: image } });
   const before = await until('the enrolment', () => find(daemon));
-  await daemon.vreg(['rm', 'vm-1', '--yes']);
+  await daemon.command(['rm', 'vm-1', '--yes']);
   await until('the entry', async () => ((await find(daemon))?.registeredAt ?? '') > before.registeredAt);
   await until('the reason', () => /refuses this VM's own token/.test(agent.said()));
 });
@@ -57,7 +57,7 @@ test('an agent whose token is revoked cannot enrol again while its entry exists,
   const { daemon, image } = await withImage(t);
   const agent = startAgent(t, daemon.url, [], { env: { VERS_AUTH_TOKEN: image } });
   await until('the enrolment', () => find(daemon));
-  await daemon.vreg(['token', 'revoke', '--enrolled-by', 'image', '--yes']);
+  await daemon.command(['token', 'revoke', '--enrolled-by', 'image', '--yes']);
   await until('it to be told', () => /VM already registered/.test(agent.said()));
   const { lastSeen } = (await find(daemon))!;
   assert.equal(agent.child.exitCode, null);
@@ -87,8 +87,8 @@ test('an agent whose token is revoked works again with another token for its VM'
   const first = startAgent(t, daemon.url, [], { home, env: { VERS_AUTH_TOKEN: image } });
   await until('the enrolment', () => find(daemon));
   await first.end();
-  await daemon.vreg(['token', 'revoke', '--enrolled-by', 'image', '--yes']);
-  const other = (await daemon.vreg(['token', 'create', 'vm-1', '--scope', 'write', '--vm', 'vm-1'])).stdout.trim();
+  await daemon.command(['token', 'revoke', '--enrolled-by', 'image', '--yes']);
+  const other = (await daemon.command(['token', 'create', 'vm-1', '--scope', 'write', '--vm', 'vm-1'])).stdout.trim();
   startAgent(t, daemon.url, [], { home, env: { VERS_AUTH_TOKEN: other } });
   await until('it to run again', async () => (await find(daemon))?.status === 'running');
 });
@@ -97,14 +97,14 @@ test('a heartbeat with an enrol token enrols the VM, and the next one uses the t
   const { daemon, image } = await withImage(t);
   const state = join(tempDir(t), 'state');
   const beat = () =>
-    daemon.vreg(['heartbeat', 'vm-1', '--register-if-missing', '--name', 'one', '--state-dir', state], {
+    daemon.command(['heartbeat', 'vm-1', '--register-if-missing', '--name', 'one', '--state-dir', state], {
       env: { VERS_AUTH_TOKEN: image },
     });
   for (let n = 0; n < 2; n++) {
     const { code, stderr } = await beat();
     assert.equal(code, 0, stderr);
   }
-  assert.equal((await daemon.vreg(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/vm-1\n');
+  assert.equal((await daemon.command(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/vm-1\n');
 });
 
 test('a clone of an enrolled VM gets a new id and its own token', async (t) => {
@@ -121,6 +121,6 @@ test('a clone of an enrolled VM gets a new id and its own token', async (t) => {
   startAgent(t, daemon.url, ['--on-clone', 'rebirth', '--id-command', 'echo vm-2'], { home: copy, env });
   const clone = await until('the clone', () => find(daemon, 'vm-2'));
   assert.equal(clone.parentId, 'vm-1');
-  const { stdout } = await daemon.vreg(['token', 'ls', '--enrolled-by', 'image', '-q']);
+  const { stdout } = await daemon.command(['token', 'ls', '--enrolled-by', 'image', '-q']);
   assert.equal(stdout, 'image/vm-1\nimage/vm-2\n');
 });

@@ -23,8 +23,8 @@ const ROOT = { VERS_AUTH_TOKEN: 's3cret' };
 const LEASE = 3;
 const SHORT_LEASE = ['--stale-after', `${LEASE}s`];
 
-async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
-  return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
+async function conflictsOf({ command }: Daemon): Promise<Conflict[]> {
+  return JSON.parse((await command(['conflicts', '-o', 'json'])).stdout) as Conflict[];
 }
 
 /**
@@ -46,7 +46,7 @@ async function startWithinLease(
 /** Removes the VM and waits until its agent has registered it again. */
 async function removeUntilBack(daemon: Daemon): Promise<void> {
   const { registeredAt } = (await find(daemon))!;
-  await daemon.vreg(['rm', 'vm-1', '--yes']);
+  await daemon.command(['rm', 'vm-1', '--yes']);
   await until('the VM to be back', async () => ((await find(daemon))?.registeredAt ?? '') > registeredAt);
 }
 
@@ -111,7 +111,7 @@ for (const [what, removals] of [
     const options = { env: ROOT, args: SHORT_LEASE };
     const first = await startDaemon(t, options);
     const image = (
-      await first.vreg(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker'])
+      await first.command(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker'])
     ).stdout.trim();
     const home = tempDir(t);
     const agent = startAgent(t, first.url, [], { home, env: { VERS_AUTH_TOKEN: image } });
@@ -133,14 +133,14 @@ for (const [what, removals] of [
     assert.equal(agent.child.exitCode, null);
     const file = join(home, 'state/vreg/token');
     const name = ['whoami', '--token-file', file, '-o', 'jsonpath=$.token.name'];
-    assert.equal((await third.vreg(name)).stdout, 'image/vm-1\n');
+    assert.equal((await third.command(name)).stdout, 'image/vm-1\n');
   });
 
 test('an agent with an invented token number does not evict the VM, and both are on record', async (t) => {
   const daemon = await startDaemon(t, { env: ROOT });
   const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--role', 'infra'], { env: ROOT });
   await heardTwice(daemon);
-  const { stdout } = await daemon.vreg(['token', 'create', 'probe', '--scope', 'heartbeat']);
+  const { stdout } = await daemon.command(['token', 'create', 'probe', '--scope', 'heartbeat']);
   const events = await readEvents(t, daemon.url, '/registry/events', { authorization: 'Bearer s3cret' });
   const send = (body: object) =>
     call(daemon.url, 'POST', '/registry/vms/vm-1/heartbeat', {
@@ -165,7 +165,7 @@ test('an agent with --on-clone replace and a token without the scope write exits
   const daemon = await startDaemon(t, { env: ROOT });
   const tokens = new Map<string, string>();
   for (const scope of ['register', 'write']) {
-    const { stdout } = await daemon.vreg(['token', 'create', scope, '--scope', scope]);
+    const { stdout } = await daemon.command(['token', 'create', scope, '--scope', scope]);
     tokens.set(scope, stdout.trim());
   }
   const start = (scope: string) =>
@@ -210,7 +210,7 @@ test('an agent that is stopped while it is refused leaves the VM running, and si
   assert.equal(code, 0);
   assert.equal((await find(daemon))?.status, 'running');
   const state = join(copy, 'state/vreg');
-  const once = () => daemon.vreg(['heartbeat', 'vm-1', '--state-dir', state, '--address', '10.0.0.2']);
+  const once = () => daemon.command(['heartbeat', 'vm-1', '--state-dir', state, '--address', '10.0.0.2']);
   const undecided = await once();
   assert.deepEqual([undecided.code, undecided.stdout], [9, '']);
   startAgent(t, daemon.url, ['--address', '10.0.0.1'], { home });
