@@ -7,34 +7,25 @@
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { ChangeType } from '../../src/protocol/events.ts';
-import type { Conflict, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
+import type { HistoryAnswer } from '../../src/protocol/heartbeat.ts';
 import type { Position } from '../../src/protocol/position.ts';
 import { type ImportedVm, inFieldOrder, type Registration, type VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type {
-  Arrival,
-  Contents,
-  ForEach,
-  JournalItem,
-  JournalNote,
-  RecordChange,
-  Replication,
-  Store,
-  StoredVm,
-} from '../store/store.ts';
+import type { Contents, ForEach, JournalItem, JournalNote, RecordChange, Replication, Store } from '../store/store.ts';
+import { Arrivals } from './arrivals.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import type { Census } from './census.ts';
-import { ConflictLog } from './conflict-log.ts';
-import { EventLog } from './events.ts';
-import { HealthReports } from './health.ts';
-import { HistoryClaims } from './history-claims.ts';
-import { type Enroller, Identities } from './identity.ts';
+import type { ConflictLog } from './conflict-log.ts';
+import type { EventLog } from './events.ts';
+import { Fleet, type VmNote } from './fleet.ts';
+import type { HealthReports } from './health.ts';
+import type { HistoryClaims } from './history-claims.ts';
+import type { Enroller, Identities } from './identity.ts';
 import type { Now, Proof } from './incarnation.ts';
 import type { LeaseTerms } from './lease-terms.ts';
-import { LivenessTracker } from './liveness-tracker.ts';
+import type { LivenessTracker } from './liveness-tracker.ts';
 import { changesSince, type VmChange } from './missed-changes.ts';
-import type { RegistryObserver, RegistryOptions } from './options.ts';
+import type { RegistryOptions } from './options.ts';
 import { Positions } from './positions.ts';
 import {
   ANONYMOUS,
@@ -56,16 +47,15 @@ import {
 } from './preconditions.ts';
 import { Replicas } from './replicas.ts';
 import { SharedChanges, Superseded } from './shared-changes.ts';
-import { earlierSignOfLife, isLater, laterSign, signOfLife, signOfLifeAt } from './signs-of-life.ts';
-import { wallTimes } from './stored-times.ts';
-import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
+import { earlierSignOfLife, signOfLife } from './signs-of-life.ts';
+import type { Filter, Lineage, VmIndex } from './vm-index.ts';
 import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
 import {
   type Attachment,
   type Changes,
   type Decision,
-  HeartbeatBuffer,
+  type HeartbeatBuffer,
   PendingChanges,
   type VmDecision,
 } from './writes.ts';
@@ -75,9 +65,6 @@ const REPEATED_BY = 'vreg daemon';
 
 /** Changes of an import that are committed to a shared store at the same time: etcd is then close to its highest throughput. */
 const IMPORT_WRITERS = 16;
-
-/** The journal's part of a change to a VM. */
-type VmNote = JournalNote & { type: ChangeType };
 
 export class Registry {
   /** Generated with the store; identifies the registry to clients. */
@@ -101,7 +88,9 @@ export class Registry {
   readonly #limits: RegistryLimits | undefined;
   readonly #onDeregister: RegistryOptions['onDeregister'];
   readonly #onMove: RegistryOptions['onMove'];
-  readonly #index = new VmIndex(() => `${this.positions.current} ${this.clock.now()}`);
+  readonly #fleet: Fleet;
+  // Parts of the fleet that most requests need.
+  readonly #index: VmIndex;
   readonly #liveness: LivenessTracker;
   readonly #terms: LeaseTerms;
   readonly #pending: Changes;
@@ -110,16 +99,13 @@ export class Registry {
   /** {@link #pending} if there are several replicas. */
   readonly #shared: SharedChanges | undefined;
   readonly #replication: Replication | undefined;
-  readonly #onTokenRecord: RegistryOptions['onTokenRecord'];
-  /** States of VMs before changes of this replica that are visible, but have not arrived yet. */
-  readonly #earlier = new Map<string, VmRecord>();
   /** Number of {@link commitTokens} in progress. */
   #tokenCommits = 0;
   /** Resolves when the {@link import} in progress is done. Other changes wait for it. */
   #importing: Promise<void> | undefined;
 
   constructor(options: RegistryOptions, contents: Contents<VmRecord>) {
-    const { store, clock, staleAfter, eventLog, observer, limits, onDeregister, onMove, onTokenRecord } = options;
+    const { store, clock, staleAfter, limits, onDeregister, onMove, onTokenRecord } = options;
     this.id = contents.registryId;
     this.staleAfter = staleAfter;
     this.clock = clock;
@@ -127,51 +113,26 @@ export class Registry {
     this.#limits = limits;
     this.#onDeregister = onDeregister;
     this.#onMove = onMove;
-    this.#onTokenRecord = onTokenRecord;
     this.#replication = store.replication;
     this.positions = new Positions(contents.positions, this.#replication !== undefined, contents.start);
+    this.#fleet = new Fleet(options, contents, this.positions);
+    const { index, liveness, terms, events, health, conflicts, identities, historyClaims, unsaved } = this.#fleet;
+    this.#index = index;
+    this.#liveness = liveness;
+    this.#terms = terms;
+    this.lineage = index.lineage;
+    this.events = events;
+    this.health = health;
+    this.conflicts = conflicts;
+    this.identities = identities;
+    this.historyClaims = historyClaims;
+    this.unsaved = unsaved;
+    this.replicas = new Replicas(this.#replication, this.positions, identities, unsaved.records, (id) => this.has(id));
     const sweep = () => this.sweep();
     this.#shared = this.#replication && new SharedChanges(store, this.#replication, this.positions, sweep);
     this.#single = this.#replication ? undefined : new PendingChanges(store, this.positions, sweep);
     this.#pending = (this.#shared ?? this.#single)!;
-    this.unsaved = new HeartbeatBuffer(store);
-    const inOrder = contents.vms.toSorted((a, b) => a.version.created - b.version.created);
-    for (const entry of inOrder) this.#index.put(entry);
-    const identityObserver: RegistryObserver = {
-      conflict: (conflict) => {
-        observer?.conflict?.(conflict);
-        this.#publishConflict(conflict);
-      },
-    };
-    const registrationOf = (id: string) => this.registrationOf(id);
-    const { records } = this.unsaved;
-    const times = this.#replication && wallTimes(clock);
-    this.conflicts = new ConflictLog(contents, registrationOf, records, identityObserver, times);
-    this.identities = new Identities(contents, registrationOf, records, this.conflicts, times);
-    this.historyClaims = new HistoryClaims(contents, this.positions, records, observer);
-    this.replicas = new Replicas(this.#replication, this.positions, this.identities, records, (id) => this.has(id));
-    this.events = new EventLog(contents.revision, eventLog);
-    const changed = (entry: VmRecord) => this.#index.invalidate(entry);
-    this.health = new HealthReports((entry) => {
-      changed(entry);
-      this.events.discoverable(entry);
-    });
-    this.#liveness = new LivenessTracker(options, this.events, this.unsaved, changed);
-    this.#terms = this.#liveness.terms;
-    this.lineage = this.#index.lineage;
-    if (this.#replication) for (const entry of inOrder) entry.touch(signOfLifeAt(this.clock, entry.seen.lastSeen));
-    this.#liveness.load(contents.vms, contents.records);
-    this.#replication?.follow({
-      arrived: (arrival) => {
-        this.#shared!.arrived(arrival, () => this.#applyArrival(arrival));
-        if (arrival.own && arrival.id !== undefined) this.#earlier.delete(arrival.id);
-      },
-      recordsArrived: (records) => this.#applyRecords(records),
-      heard: (id, lastSeen) => this.#heardElsewhere(id, lastSeen),
-      toListening: wallTimes(clock).fromStored,
-      identityRequested: (id) => this.identities.recordOf(id),
-      currencyChanged: (isCurrent) => this.#liveness.currencyChanged(isCurrent),
-    });
+    if (this.#shared) this.#replication?.follow(new Arrivals(this.#fleet, this.#shared, onTokenRecord));
   }
 
   /** Revision of the last committed change. */
@@ -428,7 +389,7 @@ export class Registry {
     this.#tokenCommits++;
     try {
       if (this.#importing) await this.#noImport();
-      await this.#pending.commit({ note, records, apply: () => noEvents });
+      await this.#pending.commit({ note, records, apply: () => () => {} });
     } catch (error) {
       throw error instanceof Superseded ? tokenExists() : error;
     } finally {
@@ -484,24 +445,22 @@ export class Registry {
 
   /** @throws VregError NOT_FOUND */
   get(id: string): VmRecord {
-    const entry = this.#index.get(id);
-    if (!entry) throw notFound();
-    return entry;
+    return this.#index.require(id);
   }
 
   /** Revision of the registration of a VM; undefined if it is not registered. */
   registrationOf(id: string): number | undefined {
-    return this.#index.get(id)?.version.created;
+    return this.#index.registrationOf(id);
   }
 
   /** VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry (vers-agent-services). */
   list(filter: Filter): readonly VmRecord[] {
-    return this.#index.list(filter, this.#horizon());
+    return this.#index.list(filter, this.#fleet.horizon());
   }
 
   /** The live VMs with a role, oldest registration first; with a service, in the order of {@link HealthReports.offering}. */
   discover(role: string, { service, passing = false, strict = false }: DiscoverQuery = {}): VmRecord[] {
-    let found = this.#index.live(role, this.#horizon());
+    let found = this.#index.live(role, this.#fleet.horizon());
     if (service !== undefined) found = this.health.offering(found, service, passing);
     if (!strict) return found;
     const now = this.clock.now();
@@ -522,7 +481,7 @@ export class Registry {
 
   /** The VMs of {@link discover} without options, with cached JSON. */
   liveSnapshot(role: string): Snapshot {
-    return this.#index.liveSnapshot(role, this.#horizon());
+    return this.#index.liveSnapshot(role, this.#fleet.horizon());
   }
 
   /**
@@ -537,7 +496,7 @@ export class Registry {
 
   isStale(entry: VmRecord): boolean {
     // Call this first, because its sweep can extend the lease.
-    const horizon = this.#horizon();
+    const horizon = this.#fleet.horizon();
     return entry.leaseFrom < horizon;
   }
 
@@ -574,7 +533,7 @@ export class Registry {
 
   /** Finds leases that have expired since the last sweep and notifies subscribers. Called several times per second. */
   sweep(): void {
-    this.#horizon();
+    this.#fleet.horizon();
   }
 
   /**
@@ -643,19 +602,6 @@ export class Registry {
     return { at, listening: this.clock.listening(), lease: this.staleAfter, silenceFrom };
   }
 
-  /** Publishes a conflict, like a liveness event, with the position of the change before it. */
-  #publishConflict(conflict: Conflict): void {
-    this.events.add('conflict', this.get(conflict.id), {
-      position: this.positions.latest,
-      at: this.clock.now(),
-      conflict,
-    });
-  }
-
-  #horizon(): number {
-    return this.#liveness.horizon(this.positions.latest);
-  }
-
   #usage(): Usage {
     const { size, bytes } = this.#index;
     return { vms: size + this.#pending.added, bytes: bytes + this.#pending.growth };
@@ -705,7 +651,7 @@ export class Registry {
   ): Promise<Position> {
     const apply = (position: Position) => {
       committed?.(position);
-      return this.#apply(vm, note, position);
+      return this.#fleet.apply(vm, note, position);
     };
     try {
       return await this.#pending.commit({ vm, note, records, requires, apply });
@@ -714,125 +660,6 @@ export class Registry {
       throw error;
     }
   }
-
-  /** Makes a committed change visible. @returns notifies subscribers */
-  #apply(
-    { id, before, after }: VmDecision,
-    { type, at, by, changes }: VmNote,
-    position: Position,
-    isOwn = true,
-  ): () => void {
-    const visible = after ?? this.get(id);
-    const isRevived = after !== undefined && this.#show(after);
-    if (!after) this.#hide(visible);
-    else if (before && before.role !== after.role) {
-      // Another replica has committed the identity with the change.
-      if (isOwn) this.identities.move(after, isoTime(at));
-      // A reader of the new role must not see what the VM reported in the other one.
-      this.health.forget(id);
-    }
-    // The event for a VM that is added or removed already contains the complete entry.
-    const hasChanges = type === 'updated' || type === 'status';
-    return () => {
-      this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes, previous: before } : {}) });
-      // `revived` follows the change, because it has the position of the change: a client must receive that position first.
-      if (isRevived) this.#liveness.notifyRevived(visible, position);
-    };
-  }
-
-  /** Makes a change of another replica visible. @returns notifies subscribers */
-  #applyArrival({ id, vm, note, position }: Arrival): () => void {
-    if (id === undefined) return noEvents;
-    let before = this.#index.get(id);
-    if (before && before.version.revision > position.revision) return this.#applyEarlier(id, vm, note, position);
-    // A list contains a VM that has not changed since this replica has read it.
-    if (before && before.version.revision === vm?.revision) return noEvents;
-    if (!vm) return before ? this.#apply({ id, before, after: undefined }, noteOf(note), position, false) : noEvents;
-    const after = VmRecord.fromStored(vm);
-    if (before && note.type === 'registered') {
-      // Its removal was not in the list.
-      this.#hide(before);
-      before = undefined;
-    }
-    after.touch(laterSign(this.clock, before, after));
-    const changes = diff(before?.vm, after.vm);
-    return this.#apply({ id, before, after }, { ...noteOf(note), changes }, position, false);
-  }
-
-  /**
-   * Handles a change of another replica that arrives after a later change of this replica to the same VM, which is visible
-   * already. @returns notifies subscribers
-   */
-  #applyEarlier(id: string, vm: StoredVm | undefined, note: Arrival['note'], position: Position): () => void {
-    const previous = this.#earlier.get(id);
-    const entry = vm && VmRecord.fromStored(vm);
-    if (entry) this.#earlier.set(id, entry);
-    else this.#earlier.delete(id);
-    const visible = entry ?? previous;
-    if (!visible) return noEvents;
-    const { type, at, by } = noteOf(note);
-    const changes = type === 'updated' || type === 'status' ? diff(previous?.vm, entry?.vm) : undefined;
-    return () => this.events.add(type, visible, { position, at, by, ...(changes && { changes, previous }) });
-  }
-
-  #applyRecords(records: readonly RecordChange[]): void {
-    for (const record of records) {
-      if (record.kind === 'token' || record.kind === 'session') this.#onTokenRecord?.(record);
-      else if (record.kind === 'identity') this.identities.recordArrived(record);
-      else if (record.kind === 'conflict') this.conflicts.recordArrived(record);
-      else if (record.kind === 'other-registry') this.historyClaims.recordArrived(record);
-    }
-  }
-
-  /** Records a heartbeat that another replica has received. */
-  #heardElsewhere(id: string, lastSeen: number): void {
-    const entry = this.#index.get(id);
-    if (!entry) return;
-    const seen = signOfLifeAt(this.clock, lastSeen);
-    if (!isLater(seen, entry)) return;
-    // A VM that has been silent for longer than a lease since then remains stale or suspect.
-    if (this.livenessOf(entry) !== 'live' && seen.heardAt < this.#horizon()) return;
-    const wasDoubtful = this.#terms.isDoubtful(entry, seen.lastSeen);
-    entry.touch(seen);
-    // Cached lists expect a sign of life to make a VM certain. This one may be from before a gap.
-    if (seen.heardAt <= (this.clock.lastGap()?.certainFrom ?? Number.NEGATIVE_INFINITY)) this.#index.invalidate(entry);
-    if (this.#liveness.renew(entry) && entry.status === 'running')
-      this.#liveness.notifyRevived(entry, this.positions.latest);
-    if (wasDoubtful) this.events.discoverable(entry);
-    this.events.heartbeat(entry);
-  }
-
-  /** Makes a committed entry visible. @returns true if the change ended the silence of a running VM */
-  #show(entry: VmRecord): boolean {
-    const before = this.#index.get(entry.id);
-    this.#index.put(entry);
-    this.health.trim(entry);
-    if (before) this.unsaved.delete(before);
-    if (before && before.heardAt > entry.heardAt) {
-      // A heartbeat arrived while the change was being committed. Keep it and save it again, because the change has written an
-      // older sign of life to the disk.
-      entry.touch(before.seen);
-      this.unsaved.add(entry);
-    }
-    return this.#liveness.replace(before, entry);
-  }
-
-  #hide(entry: VmRecord): void {
-    this.#index.remove(entry);
-    this.unsaved.delete(entry);
-    this.health.forget(entry.id);
-    this.identities.forget(entry.id);
-    this.historyClaims.forget(entry.id);
-    this.#liveness.forget(entry);
-  }
-}
-
-/** Publishes nothing. */
-function noEvents(): void {}
-
-/** The note of a change of another replica; the registry computes the changed fields. */
-function noteOf(note: Arrival['note']): VmNote {
-  return { ...note, type: note.type as ChangeType, changes: {} };
 }
 
 function tokenExists(): VregError {

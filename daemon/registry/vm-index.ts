@@ -1,5 +1,6 @@
 /** The committed VMs, indexed by id, by role and by parent, each index in the order of registration. */
 import { VregError } from '../../src/protocol/errors.ts';
+import { notFound } from './preconditions.ts';
 import { VmOrder } from './vm-order.ts';
 import type { VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
@@ -32,6 +33,18 @@ export class VmIndex {
 
   get(id: string): VmRecord | undefined {
     return this.#entries.get(id);
+  }
+
+  /** @throws VregError NOT_FOUND */
+  require(id: string): VmRecord {
+    const entry = this.#entries.get(id);
+    if (!entry) throw notFound();
+    return entry;
+  }
+
+  /** Revision of the registration of a VM; undefined if it is not registered. */
+  registrationOf(id: string): number | undefined {
+    return this.#entries.get(id)?.version.created;
   }
 
   get size(): number {
