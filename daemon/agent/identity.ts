@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { closeSync, fchmodSync, fstatSync, openSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { looseMode, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { type AgentHeartbeat, isToken } from '../../src/protocol/heartbeat.ts';
@@ -403,7 +403,7 @@ function isState(state: IdentityState | null): state is IdentityState {
 
 function unusableFile(action: 'read' | 'write', path: string, cause: NodeJS.ErrnoException): VregError {
   return new VregError('STORE_UNUSABLE', `cannot ${action} ${path} (${cause.code})`, {
-    hint: 'check the owner, the mode and the free space of its folder',
+    hint: `check the owner, the mode and the free space of its folder: ls -ld ${dirname(path)}; df ${dirname(path)}`,
     cause,
   });
 }

@@ -92,14 +92,25 @@ export async function proveOnce(options: ProofOptions): Promise<void> {
 async function sendProof({ client, id, address, stateDir }: ProofOptions): Promise<void> {
   const identity = Identity.open(stateDir, id, { resume: true });
   if (isAgentRunning(stateDir, identity.id)) return;
+  // A proof that cannot be stored must not be sent: the next one would spend the same token, as that of a copy does.
+  const proof = identity.nextProof();
   try {
-    await client.heartbeat(identity.id, { ...identity.nextProof(), address });
+    await client.heartbeat(identity.id, { ...proof, address });
   } catch (error) {
     if (error instanceof VregError && error.code === 'IDENTITY_CONFLICT' && error.retryAfter === undefined)
-      identity.refuseProof();
+      ifStorable(() => identity.refuseProof());
     throw error;
   }
-  identity.confirmProof();
+  ifStorable(() => identity.confirmProof());
+}
+
+/** Stores the answer to a proof, unless the disk accepts nothing: the next call repeats the proof, which the registry accepts. */
+function ifStorable(store: () => void): void {
+  try {
+    store();
+  } catch (error) {
+    if (!isStateUnusable(error)) throw error;
+  }
 }
 
 function isAgentRunning(stateDir: string, id: string): boolean {

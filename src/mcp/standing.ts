@@ -13,7 +13,7 @@ import {
   type Self,
   storeRebirth,
 } from '../fleet/self.ts';
-import { VregError } from '../protocol/errors.ts';
+import { VregError, withMessage } from '../protocol/errors.ts';
 
 export interface Standpoint extends Self {
   verdict: CloneVerdict;
@@ -37,6 +37,8 @@ export interface RegistrationTarget {
    */
   adopt?: (bearer: string | undefined) => Promise<VregError | undefined>;
 }
+
+const NOT_PROVEN = 'so this VM cannot prove that it is no clone, and nothing was changed';
 
 export class Standing {
   /** The last answer of `registry_status` about the fleet, for the time while the registry is away; `at` in milliseconds since the epoch. */
@@ -150,7 +152,9 @@ export class Standing {
       const conflicts = outcome === 'accepted' ? [] : await currentConflicts(client);
       return { ...self, verdict: cloneVerdict(self, conflicts) };
     } catch (error) {
-      if (!(error instanceof VregError) || error.code !== tolerated) throw error;
+      if (!(error instanceof VregError)) throw error;
+      if (error.code === 'STORE_UNUSABLE') throw withMessage(error, `${error.message}, ${NOT_PROVEN}`);
+      if (error.code !== tolerated) throw error;
       return { ...self, verdict: cloneVerdict(self, []) };
     }
   }

@@ -1,6 +1,6 @@
 /** `vreg mcp`: the real program against the real daemon, with the client of the SDK and with one written by hand. */
 import assert from 'node:assert/strict';
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
@@ -9,7 +9,8 @@ import { UndiciTransport } from '../../src/client/transport/undici.ts';
 import { RegistryClient } from '../../src/client.ts';
 import { TOOLS } from '../../src/mcp/tools.ts';
 import { copyState, find, heardAfter, heardTwice, startAgent } from '../helpers/agent/agent.ts';
-import { seed } from '../helpers/cli.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
 import {
   cleanEnv,
   type Daemon,
@@ -646,6 +647,37 @@ test('without an answer about conflicts, nothing is changed unless the state of 
   assert.equal((await find(daemon))!.name, 'one');
   const clone = await startMcp(t, { url, args: ['--data-dir', copy] });
   assert.match(await clone.failure('registry_update', { name: 'renamed' }), /^this VM is a clone/);
+});
+
+test('a VM whose disk accepts no new proof changes nothing unless a stored one can be repeated', async (t) => {
+  const { url } = await serveApp(t);
+  const dir = tempDir(t);
+  const beat = ['heartbeat', 'vm-1', '--state-dir', dir, '--register-if-missing', '--address', 'a'];
+  assert.equal((await vreg(beat, { url })).code, 0);
+  const [file] = readdirSync(dir).filter((name) => name.endsWith('.json'));
+  // The state is written to a file of this name first.
+  const draft = join(dir, `${file}.new`);
+  mkdirSync(draft);
+  const client = await startMcp(t, { url, args: ['--data-dir', dir] });
+  const reason = `cannot write ${join(dir, file!)} (EISDIR), so this VM cannot prove that it is no clone, and nothing was changed`;
+  const next = `ask the operator to correct it: check the owner, the mode and the free space of its folder: ls -ld ${dir}; df ${dir}`;
+  for (const [name, args] of [
+    ['registry_heartbeat', {}],
+    ['registry_update', { name: 'other' }],
+    ['registry_register', { id: 'vm-2' }],
+    ['registry_deregister', { id: 'vm-1' }],
+  ] as const)
+    assert.equal(await client.failure(name, args), `${reason}\nNext: ${next}`);
+  const { stdout } = await vreg(['get', 'vm-1', '-o', 'jsonpath={.name}'], { url });
+  assert.notEqual(stdout, 'other\n');
+
+  // A proof whose response was lost is stored, so it needs no disk.
+  rmdirSync(draft);
+  Identity.open(dir, 'vm-1', { resume: true }).nextProof();
+  mkdirSync(draft);
+  for (const name of ['one', 'two']) assert.ok((await client.call('registry_update', { name })).structuredContent);
+  rmdirSync(draft);
+  for (const name of ['three', 'four']) assert.ok((await client.call('registry_update', { name })).structuredContent);
 });
 
 test('the state of a clone applies, in whichever folder of an agent it is', async (t) => {
