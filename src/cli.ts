@@ -17,6 +17,7 @@ import { ChildEnded, Interrupted } from './exit.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './help/suggest.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
 import { escapeControls, maskTokens, maskUrlUsers, printable } from './protocol/redact.ts';
+import { ENROL_HINT } from './protocol/token.ts';
 import { type Deps, type GlobalFlags, Session } from './session.ts';
 
 /** Runs one command line. Never throws and never exits the process. @returns the exit code */
@@ -36,7 +37,7 @@ export async function main(argv: readonly string[], deps: Deps): Promise<number>
     await program.parseAsync([...argv], { from: 'user' });
     return EXIT.ok;
   } catch (error) {
-    return report(error, session);
+    return await report(error, session);
   } finally {
     session.close();
   }
@@ -166,7 +167,7 @@ function checkValues({ flags, values, list }: Flag, given: Record<string, unknow
   }
 }
 
-function report(thrown: unknown, session: Session): number {
+async function report(thrown: unknown, session: Session): Promise<number> {
   if (thrown instanceof Interrupted || thrown instanceof ChildEnded) return thrown.exit;
   if (thrown instanceof CommanderError) return EXIT.ok;
   const known = thrown instanceof VregError ? thrown : undefined;
@@ -174,7 +175,7 @@ function report(thrown: unknown, session: Session): number {
   const message = known
     ? maskUrlUsers(known.message)
     : `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
-  const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
+  const hint = known ? await hintFor(known, session) : 'this is a bug in vreg; please report it with the line above';
   // JSON does not escape the characters of a token, so masking the encoded text is enough.
   const print = (text: string) => session.io.err(`${maskTokens(text)}\n`);
   if (wantsJson(session)) {
@@ -190,6 +191,14 @@ function report(thrown: unknown, session: Session): number {
     print(`vreg: ${known ? printable(message) : message}${hint === undefined ? '' : `\nhint: ${printable(hint)}`}`);
   }
   return exit;
+}
+
+/** The next step; for an enrol token, names the file with the token that this VM has received. */
+async function hintFor(error: VregError, { config }: Session): Promise<string | undefined> {
+  if (error.hint !== ENROL_HINT) return nextStep(error);
+  const { ownTokenFile } = await import('./fleet/self.ts');
+  const file = ownTokenFile(config);
+  return file === undefined ? error.hint : `${error.hint}: --token-file ${file}`;
 }
 
 function wantsJson(session: Session): boolean {

@@ -1,7 +1,7 @@
 /** Authenticates clients by token, certificate or unix socket, and checks the scopes of principals. */
 import { timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
-import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
+import { ENROL_HINT, isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS } from '../registry/preconditions.ts';
 import type { Principal } from './principal.ts';
 import type { Sessions } from './sessions.ts';
@@ -48,10 +48,7 @@ export function assertScope({ name, scope }: Principal, needed: Scope): void {
   if (mayDo(scope, needed)) return;
   throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; this requires ${needed}`, {
     field: 'scope',
-    hint:
-      scope === 'enrol'
-        ? 'an enrol token can only register a new VM: use the token that the VM received in the response'
-        : `create one with that scope: vreg token create NAME --scope ${needed}`,
+    hint: scope === 'enrol' ? ENROL_HINT : `create one with that scope: vreg token create NAME --scope ${needed}`,
   });
 }
 

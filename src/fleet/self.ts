@@ -1,6 +1,7 @@
 /**
  * This VM's own identity: what its agent has stored on its disk, and whether this VM is a clone, for `vreg whoami`, `vreg hook` and `vreg mcp`.
  */
+import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import type { IdentityState } from '../../daemon/agent/identity.ts';
 import type { ProcessInfo } from '../../daemon/process/pid-file.ts';
@@ -234,6 +235,13 @@ export async function storeRebirth(
     const reborn = Identity.open(dir, configuredId, { resume: true }).rebirth(id);
     if (bearer !== undefined) reborn.storeBearer(bearer);
   });
+}
+
+/** The file in which an agent has stored the token that this VM has received; undefined if there is none, or this user cannot see it. */
+export function ownTokenFile(config: Config): string | undefined {
+  return stateFolders(config)
+    .map((dir) => join(dir, 'token'))
+    .find((path) => existsSync(path));
 }
 
 /** The folder in which the programs of this VM store its state, if it has none yet. */

@@ -19,6 +19,10 @@ const LADDER = ['read', 'heartbeat', 'register', 'write', 'admin'] as const;
 export const SCOPES = [...LADDER, 'enrol'] as const;
 export type Scope = (typeof SCOPES)[number];
 
+/** The hint of an error for an enrol token that is used for anything else. */
+export const ENROL_HINT =
+  'an enrol token can only register a new VM: use the token that the VM received in the response';
+
 /** True if a token with the scope `scope` may do what requires the scope `needed`. */
 export function mayDo(scope: Scope, needed: Scope): boolean {
   if (scope === 'enrol' || needed === 'enrol') return scope === needed;

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { writeTokenFile } from '../../daemon/agent/token-file.ts';
 import type { NewToken, TokenInfo } from '../../src/protocol/token.ts';
 import { serveApp } from '../helpers/app.ts';
 import { type Result, type VregOptions, vreg } from '../helpers/cli.ts';
@@ -120,6 +121,25 @@ test('register with an enrol token prints the new token in JSON and not on stder
   const { token } = JSON.parse(stdout) as { token: string };
   assert.equal(stderr, '');
   assert.match((await run(['whoami'], { token })).stdout, /^Token\timage\/w: scope write, VM w, role worker$/m);
+});
+
+test('a refused enrol token leads to the file with the token that the VM has received', async (t) => {
+  const { run } = await guarded(t);
+  const home = tempDir(t);
+  const image = (await run(['token', 'create', 'image', '--scope', 'enrol'])).stdout.trim();
+  const { stdout } = await run(['register', 'w', '--name', 'w', '--json'], { token: image });
+  const { token } = JSON.parse(stdout) as { token: string };
+  const list = () => run(['ls'], { token: image, home });
+  const before = await list();
+  assert.equal(before.code, 2);
+  assert.match(before.stderr, /\nhint: an enrol token .* that the VM received in the response\n$/);
+  const folder = join(home, '.local/state/vreg');
+  mkdirSync(folder, { recursive: true });
+  writeTokenFile(folder, token, { info: () => {}, warn: (_fields, message) => assert.fail(message) });
+  const { code, stderr } = await list();
+  const [, flag, file] = /: (--token-file) (\S+)\n$/.exec(stderr) ?? [];
+  assert.deepEqual([code, flag, file], [2, '--token-file', join(folder, 'token')]);
+  assert.equal((await run(['ls', '-q', flag!, file!], { token: image, home })).stdout, 'w\n');
 });
 
 test('a command without permission exits with 2 and names the required scope', async (t) => {
