@@ -54,7 +54,7 @@ export const whoami = defineCommand({
     if (verdict === 'clone')
       throw new VregError('IDENTITY_CONFLICT', `this VM is a clone: another VM holds the id "${self.id}"`, {
         field: 'id',
-        hint: `show both: vreg conflicts ${self.id}; to continue under a new id: vreg daemon agent --on-clone rebirth --detach`,
+        hint: `show both: vreg conflicts ${self.id}; to continue under a new id: vreg daemon agent --on-clone rebirth --detach; to continue as "${self.id}" if the other VM is gone: vreg daemon agent --detach`,
       });
   },
 });

@@ -69,13 +69,13 @@ test('whoami answers from the original registry, which has no tokens of this kin
 async function withAgent(t: TestContext) {
   const daemon = await serveLive(t);
   const state = tempDir(t);
-  startAgent(t, daemon.url, ['--data-dir', state]);
+  const agent = startAgent(t, daemon.url, ['--data-dir', state]);
   await heardTwice(daemon);
   const whoami = async (dir: string, ...args: string[]) => {
     const ran = await daemon.command(['whoami', '--id', 'vm-1', '--data-dir', dir, '-o', 'json', ...args]);
     return { ...ran, vm: (JSON.parse(ran.stdout) as { vm: Record<string, unknown> }).vm };
   };
-  return { daemon, state, whoami };
+  return { daemon, agent, state, whoami };
 }
 
 test('whoami answers from the state of the agent while the registry is away, and exits with 8', async (t) => {
@@ -128,6 +128,24 @@ test('whoami in a clone exits with 9, also while the registry is away, and tree 
   assert.equal((await daemon.command(['tree', 'vm-1', '--clones', '-q'])).stdout, 'vm-1b\n');
   await daemon.close();
   assert.equal((await whoami(copy)).code, 9);
+});
+
+test('a refused VM continues under its id once the other VM is gone, as the hint of whoami says', async (t) => {
+  const { daemon, agent, state, whoami } = await withAgent(t);
+  const copy = tempDir(t);
+  copyState(state, copy);
+  await heardTwice(daemon);
+  const place = ['--data-dir', copy, '--address', '10.0.0.2'];
+  assert.equal(await startAgent(t, daemon.url, place).exited(), 9);
+  const { code, stderr } = await whoami(copy);
+  assert.equal(code, 9);
+  assert.match(stderr, /; to continue as \\"vm-1\\" if the other VM is gone: vreg daemon agent --detach"/);
+  await agent.end('SIGKILL');
+  await daemon.command(['rm', 'vm-1', '--yes']);
+  startAgent(t, daemon.url, place);
+  await until('the entry', async () => (await find(daemon))?.address === '10.0.0.2');
+  await until('the new verdict', async () => (await whoami(copy)).code === 0);
+  assert.equal((await whoami(copy)).vm.clone, 'proven');
 });
 
 test('whoami on a VM without a state of an agent cannot say whether it is a clone', async (t) => {

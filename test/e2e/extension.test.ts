@@ -222,7 +222,8 @@ test('in a clone, the extension of vreg changes nothing for the VM from which it
   await heardTwice(daemon);
   const clone = startPi(t, daemon.url, { home, env: { VREG_ADDRESS: '10.0.0.2', VERS_AGENT_NAME: 'two' } });
   await clone.fire('session_start');
-  await until('the decision', () => clone.status() === 'registry: this VM is a clone of vm-1, and sends no heartbeats');
+  const refused = 'registry: this VM is a clone of vm-1, and sends no heartbeats; what to do: vreg whoami';
+  await until('the decision', () => clone.status() === refused);
   await daemon.vreg(['register', 'w-1', '--address', '10.0.0.3']);
   await clone.fire('agent_start');
   await clone.emit('vers:agent_destroyed', { vmId: 'w-1' });

@@ -76,7 +76,7 @@ async function report(
     case 'contested':
       return `two VMs claim the id ${id}`;
     case 'clone':
-      return `this VM is a clone of ${id}, and sends no heartbeats`;
+      return `this VM is a clone of ${id}, and sends no heartbeats; what to do: vreg whoami`;
   }
 }
 
