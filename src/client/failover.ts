@@ -78,6 +78,8 @@ export class Endpoints implements Transport {
   readonly #states: Map<string, EndpointState>;
   /** One per URL, in their order; after them one for each address of a host name, if they were needed. */
   #endpoints: readonly Endpoint[];
+  /** Endpoints whose address has left the DNS, until their last request has ended. */
+  readonly #retired = new Set<Endpoint>();
   #probe: Promise<unknown> | undefined;
 
   constructor(options: EndpointsOptions) {
@@ -125,8 +127,12 @@ export class Endpoints implements Transport {
     }
   }
 
+  async retire(): Promise<void> {
+    await Promise.all(this.#endpoints.map((endpoint) => endpoint.retire()));
+  }
+
   close(): void {
-    for (const endpoint of this.#endpoints) endpoint.close();
+    for (const endpoint of [...this.#endpoints, ...this.#retired]) endpoint.close();
   }
 
   async #exchange<R extends Head>(exchange: Exchange, send: Send<R>): Promise<Answer<R>> {
@@ -241,8 +247,15 @@ export class Endpoints implements Transport {
       return known.get(endpoint.name) ?? endpoint;
     });
     const added = ofAddresses.filter((endpoint) => !this.#endpoints.includes(endpoint));
-    this.#endpoints = [...this.#endpoints.filter(({ address }) => address === undefined), ...ofAddresses];
+    const before = this.#endpoints;
+    this.#endpoints = [...before.filter(({ address }) => address === undefined), ...ofAddresses];
+    for (const endpoint of before) if (!this.#endpoints.includes(endpoint)) this.#retire(endpoint);
     return added;
+  }
+
+  #retire(endpoint: Endpoint): void {
+    this.#retired.add(endpoint);
+    void endpoint.retire().then(() => this.#retired.delete(endpoint));
   }
 
   async #lookUp(): Promise<EndpointPlace[]> {
@@ -345,7 +358,8 @@ class Request<R extends Head> {
   #askNext(): boolean {
     const timeout = Math.ceil(this.#deadline - this.#registry.now());
     if (timeout <= 0) return false;
-    const endpoint = this.#candidates.shift();
+    let endpoint = this.#candidates.shift();
+    while (endpoint?.isRetired) endpoint = this.#candidates.shift();
     if (!endpoint) return false;
     const abort = new AbortController();
     const running: Running = { endpoint, abort, started: this.#registry.now(), timeout, isSent: false };

@@ -56,6 +56,8 @@ export interface Transport {
   send(exchange: Exchange): Promise<Reply>;
   /** As {@link send}, but streams the body; the timeout covers only the time until it starts. */
   open(exchange: Exchange): Promise<OpenReply>;
+  /** Sends no further request, and closes each connection when its request has ended. Resolves when all are closed. */
+  retire(): Promise<void>;
   /** Aborts all requests and closes the connections immediately. */
   close(): void;
 }

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import test, { describe, type TestContext } from 'node:test';
 import type { ClientOptions } from '../../src/client/connection.ts';
 import { Endpoints } from '../../src/client/failover.ts';
@@ -64,6 +64,8 @@ async function server(t: TestContext, answer: Answer, { host = '127.0.0.1', port
     if (isProbe && self.answer !== silent) json(response, 404, { error: 'not found' });
     else self.answer(request, response);
   }).listen(port, host);
+  // Only the client closes idle connections.
+  http.keepAliveTimeout = 600_000;
   await once(http, 'listening');
   t.after(() => {
     http.closeAllConnections();
@@ -560,6 +562,14 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       const addresses = ['127.0.0.1', '127.0.0.2'].map((address) => ({ address, family: 4 }));
       const lookups: string[] = [];
       const later = { elapsed: 0, resolverFails: false };
+      /** Replaces 127.0.0.2 by an address at which nothing listens. */
+      const drop = async () => {
+        later.elapsed += 61_000;
+        addresses[1] = { address: '127.0.0.3', family: 4 };
+        a.answer = ok;
+        const post: Exchange = { method: 'POST', path: '/registry/vms', headers: {}, body: '{}', timeout: 6000 };
+        assert.equal((await endpoints.send(post)).url, url);
+      };
       const endpoints = new Endpoints({
         urls: [url],
         now: () => performance.now() + later.elapsed,
@@ -572,7 +582,7 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
         },
       });
       t.after(() => endpoints.close());
-      return { a, b, url, lookups, endpoints, later };
+      return { a, b, url, lookups, endpoints, later, drop };
     };
 
     test('the next address of a host name is asked if the first one is silent', async (t) => {
@@ -606,6 +616,39 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       await body.text();
       assert.deepEqual(lookups, ['registry.test']);
     });
+
+    test('the idle connections to an address that has left the DNS are closed', async (t) => {
+      const { b, endpoints, drop } = await severalAddresses(t);
+      const sockets = new Set<Socket>();
+      b.answer = (request, response) => {
+        sockets.add(request.socket);
+        ok(request, response);
+      };
+      await endpoints.send({ method: 'POST', path: '/registry/vms', headers: {}, body: '{}', timeout: 6000 });
+      assert.equal(sockets.size, 1);
+      await drop();
+      await until('the end of the connections', () => [...sockets].every(({ destroyed }) => destroyed));
+    });
+
+    test('a stream from an address that has left the DNS continues until the client closes it', async (t) => {
+      const { b, endpoints, drop } = await severalAddresses(t);
+      let stream: ServerResponse | undefined;
+      b.answer = (_request, response) => {
+        stream = response;
+        response.writeHead(200).write('before');
+      };
+      const { body } = await endpoints.open({ method: 'GET', path: '/registry/events', headers: {}, timeout: 6000 });
+      const parts = body[Symbol.asyncIterator]();
+      const next = async () => Buffer.from((await parts.next()).value!).toString();
+      assert.equal(await next(), 'before');
+      await drop();
+      stream!.write('after');
+      assert.equal(await next(), 'after');
+      const end = assert.rejects(parts.next());
+      endpoints.close();
+      await until('the end of the connection', () => stream!.destroyed);
+      await end;
+    });
   });
 }
 
@@ -635,6 +678,7 @@ function fakeEndpoints(
       return { status: 200, headers: {}, text: '', ...(await send(url, exchange)) };
     },
     open: () => assert.fail('not opened'),
+    async retire() {},
     close() {},
   });
   const endpoints = new Endpoints({ urls, open: transportOf, now: () => clock.now, random: () => 0.5 });

@@ -49,6 +49,7 @@ export class Endpoint {
   readonly #open: () => Transport;
   readonly #now: () => number;
   #transport: Transport | undefined;
+  #isRetired = false;
   /** Has a connection of its own: a request that waits may occupy all the others. */
   #probes: Transport | undefined;
   #probe: AbortController | undefined;
@@ -73,6 +74,18 @@ export class Endpoint {
 
   get name(): string {
     return nameOf(this);
+  }
+
+  /** True if the address has left the DNS, so that no further request may be sent to it. */
+  get isRetired(): boolean {
+    return this.#isRetired;
+  }
+
+  /** Closes the connections when the requests in progress have ended. Until then, they are probed. */
+  async retire(): Promise<void> {
+    this.#isRetired = true;
+    await this.#transport?.retire();
+    this.close();
   }
 
   close(): void {

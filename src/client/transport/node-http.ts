@@ -57,6 +57,10 @@ export class NodeHttpTransport implements Transport {
     });
   }
 
+  async retire(): Promise<void> {
+    await Promise.all([...this.#active].map((request) => new Promise((resolve) => request.once('close', resolve))));
+  }
+
   close(): void {
     for (const request of this.#active) request.destroy();
   }

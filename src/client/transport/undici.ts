@@ -125,6 +125,11 @@ export class UndiciTransport implements Transport {
     }
   }
 
+  async retire(): Promise<void> {
+    // It rejects if the pool is destroyed meanwhile.
+    await this.#pool.close().catch(() => {});
+  }
+
   close(): void {
     this.#pool.destroy().catch(() => {});
     this.#stopConnecting();
