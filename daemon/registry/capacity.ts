@@ -17,6 +17,11 @@ export interface Usage {
   bytes: number;
 }
 
+/** @param visible the index @param pending changes that are not visible yet */
+export function usageOf(visible: { size: number; bytes: number }, pending: { added: number; growth: number }): Usage {
+  return { vms: visible.size + pending.added, bytes: visible.bytes + pending.growth };
+}
+
 /**
  * @param before the entry that the new one replaces
  * @throws VregError TOO_LARGE if the entry is too large, TOO_MANY_REQUESTS if the registry is full

@@ -13,7 +13,7 @@ import { type ImportedVm, inFieldOrder, type Registration, type VmUpdate } from 
 import type { Clock } from '../clock.ts';
 import type { Contents, ForEach, JournalItem, JournalNote, RecordChange, Replication, Store } from '../store/store.ts';
 import { Arrivals } from './arrivals.ts';
-import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
+import { checkLimits, type RegistryLimits, usageOf } from './capacity.ts';
 import type { Census } from './census.ts';
 import type { ConflictLog } from './conflict-log.ts';
 import type { EventLog } from './events.ts';
@@ -46,25 +46,23 @@ import {
   type WriteOptions,
 } from './preconditions.ts';
 import { Replicas } from './replicas.ts';
-import { SharedChanges, Superseded } from './shared-changes.ts';
-import { earlierSignOfLife, signOfLife } from './signs-of-life.ts';
+import { SharedChanges } from './shared-changes.ts';
+import { signOfLife } from './signs-of-life.ts';
+import { VmImport } from './vm-import.ts';
 import type { Filter, Lineage, VmIndex } from './vm-index.ts';
 import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
 import {
   type Attachment,
   type Changes,
-  type Decision,
   type HeartbeatBuffer,
   PendingChanges,
+  Superseded,
   type VmDecision,
 } from './writes.ts';
 
 /** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';
-
-/** Changes of an import that are committed to a shared store at the same time: etcd is then close to its highest throughput. */
-const IMPORT_WRITERS = 16;
 
 export class Registry {
   /** Generated with the store; identifies the registry to clients. */
@@ -93,16 +91,12 @@ export class Registry {
   readonly #index: VmIndex;
   readonly #liveness: LivenessTracker;
   readonly #terms: LeaseTerms;
+  /** Changes that are not durable yet. */
   readonly #pending: Changes;
-  /** {@link #pending} if this process is the only writer. */
-  readonly #single: PendingChanges | undefined;
-  /** {@link #pending} if there are several replicas. */
-  readonly #shared: SharedChanges | undefined;
   readonly #replication: Replication | undefined;
+  readonly #import: VmImport;
   /** Number of {@link commitTokens} in progress. */
   #tokenCommits = 0;
-  /** Resolves when the {@link import} in progress is done. Other changes wait for it. */
-  #importing: Promise<void> | undefined;
 
   constructor(options: RegistryOptions, contents: Contents<VmRecord>) {
     const { store, clock, staleAfter, limits, onDeregister, onMove, onTokenRecord } = options;
@@ -129,10 +123,12 @@ export class Registry {
     this.unsaved = unsaved;
     this.replicas = new Replicas(this.#replication, this.positions, identities, unsaved.records, (id) => this.has(id));
     const sweep = () => this.sweep();
-    this.#shared = this.#replication && new SharedChanges(store, this.#replication, this.positions, sweep);
-    this.#single = this.#replication ? undefined : new PendingChanges(store, this.positions, sweep);
-    this.#pending = (this.#shared ?? this.#single)!;
-    if (this.#shared) this.#replication?.follow(new Arrivals(this.#fleet, this.#shared, onTokenRecord));
+    if (this.#replication) {
+      const changes = new SharedChanges(store, this.#replication, this.positions, sweep);
+      this.#replication.follow(new Arrivals(this.#fleet, changes, onTokenRecord));
+      this.#pending = changes;
+    } else this.#pending = new PendingChanges(store, this.positions, sweep);
+    this.#import = new VmImport(this.#fleet, this.#pending, limits);
   }
 
   /** Revision of the last committed change. */
@@ -150,11 +146,11 @@ export class Registry {
    * @throws VregError CONFLICT if the id is taken, FORBIDDEN, and the store's errors
    */
   register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
-    return this.#decide(registration.id, () => this.#register(registration, options));
+    return this.#pending.decide(registration.id, () => this.#register(registration, options));
   }
 
   async #register(registration: Registration, options: WriteOptions): Promise<VmRecord> {
-    if (this.#importing) await this.#noImport();
+    if (this.#import.running) await this.#import.ended();
     const { id, role } = registration;
     const { restriction } = options;
     assertPermitted(restriction, registration);
@@ -163,7 +159,7 @@ export class Registry {
     if (restriction?.vm !== undefined && restriction.role === undefined) {
       // Otherwise, the token could change the role of its VM: remove the VM, then register it again.
       if (((await this.#formerRole(id)) ?? role) !== role) throw cannotChangeRole(registration);
-      if (this.#importing) await this.#noImport();
+      if (this.#import.running) await this.#import.ended();
       // Another registration may have been accepted in the meantime.
       if (this.#current(id)) throw alreadyRegistered();
     }
@@ -189,7 +185,7 @@ export class Registry {
    * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   replace(registration: Registration, options: WriteOptions = {}): Promise<{ entry: VmRecord; created: boolean }> {
-    return this.#decide(registration.id, () => this.#replace(registration, options));
+    return this.#pending.decide(registration.id, () => this.#replace(registration, options));
   }
 
   /** @param isCurrent every change that was committed before the request has arrived */
@@ -198,7 +194,7 @@ export class Registry {
     options: WriteOptions,
     isCurrent = false,
   ): Promise<{ entry: VmRecord; created: boolean }> {
-    if (this.#importing) await this.#noImport();
+    if (this.#import.running) await this.#import.ended();
     const { expect, restriction, attach } = options;
     const before = this.#current(registration.id);
     if (before) assertMayReplace(restriction, before, registration);
@@ -230,11 +226,11 @@ export class Registry {
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<VmRecord> {
-    return this.#decide(id, () => this.#update(id, update, options));
+    return this.#pending.decide(id, () => this.#update(id, update, options));
   }
 
   async #update(id: string, update: VmUpdate, options: WriteOptions): Promise<VmRecord> {
-    if (this.#importing) await this.#noImport();
+    if (this.#import.running) await this.#import.ended();
     const before = this.#require(id);
     assertMayChange(options.restriction, before);
     assertExpected(before, options.expect);
@@ -251,11 +247,11 @@ export class Registry {
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   deregister(id: string, options: WriteOptions = {}): Promise<Position> {
-    return this.#decide(id, () => this.#deregister(id, options));
+    return this.#pending.decide(id, () => this.#deregister(id, options));
   }
 
   async #deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions): Promise<Position> {
-    if (this.#importing) await this.#noImport();
+    if (this.#import.running) await this.#import.ended();
     const before = this.#require(id);
     assertMayChange(restriction, before);
     assertExpected(before, expect);
@@ -263,118 +259,12 @@ export class Registry {
     return this.#commitVm({ id, before, after: undefined }, note, this.#onDeregister?.(id));
   }
 
-  /** Runs a method that changes a VM, with several replicas as {@link SharedChanges.decide}. */
-  #decide<T>(id: string, act: () => Promise<T>): Promise<T> {
-    return this.#shared ? this.#shared.decide(id, act) : act();
-  }
-
-  /**
-   * Registers VMs of another registry in one commit, the one with the oldest `registeredAt` first. Each has its own position,
-   * journal entry and event. An import is not a sign of life: the VMs keep their times, except that a future one becomes the
-   * current one. Other changes wait until it is done.
-   * @returns in the order of the entries, each VM, or the error for which its entry was not registered: CONFLICT, TOO_LARGE,
-   * TOO_MANY_REQUESTS. With several replicas, each VM is committed alone, so its error may also be one of the store
-   * @throws the store's errors, unless there are several replicas; then nothing was registered
-   */
-  async import(
+  /** As {@link VmImport.run}. Other changes wait until it is done. */
+  import(
     entries: readonly ImportedVm[],
     options: Pick<WriteOptions, 'by'> & { forEach: ForEach },
   ): Promise<(VmRecord | VregError)[]> {
-    if (this.#importing) await this.#noImport();
-    const work = this.#import(entries, options).finally(() => {
-      this.#importing = undefined;
-    });
-    this.#importing = work.then(
-      () => {},
-      () => {},
-    );
-    return work;
-  }
-
-  async #import(
-    entries: readonly ImportedVm[],
-    { by = ANONYMOUS, forEach }: Pick<WriteOptions, 'by'> & { forEach: ForEach },
-  ): Promise<(VmRecord | VregError)[]> {
-    // Changes that were accepted before the import must not fail after it was validated against them.
-    await (this.#single?.settled() ?? this.#replication!.refresh());
-    const now = this.clock.now();
-    const timed: { index: number; registration: Registration; registered: number; seen: number }[] = [];
-    await forEach(entries, ({ registeredAt, lastSeen, ...registration }) => {
-      const registered = registeredAt === undefined ? now : Math.min(now, Date.parse(registeredAt));
-      const seen = lastSeen === undefined ? registered : Date.parse(lastSeen);
-      timed.push({ index: timed.length, registration, registered, seen });
-    });
-    const outcomes: (VmRecord | VregError)[] = [];
-    const decisions: (Decision & { index: number })[] = [];
-    const added = new Set<string>();
-    const usage = this.#usage();
-    await forEach(
-      timed.sort((a, b) => a.registered - b.registered),
-      ({ index, registration, registered, seen }) => {
-        const { id } = registration;
-        const revision = this.#single ? this.#single.nextRevision + decisions.length : 0;
-        try {
-          if (added.has(id) || this.has(id)) throw alreadyRegistered();
-          const vm = { ...registration, registeredAt: new Date(registered).toISOString() };
-          const version = { created: revision, revision, tag: '' };
-          const entry = new VmRecord(vm, version, earlierSignOfLife(this.clock, seen));
-          if (this.#limits) checkLimits(entry, undefined, usage, this.#limits);
-          usage.vms++;
-          usage.bytes += entry.weight;
-          added.add(id);
-          outcomes[index] = entry;
-          const note = { type: 'registered', at: now, by, changes: diff(undefined, vm) } as const;
-          decisions.push({ index, ...this.#importDecision(entry, note) });
-        } catch (error) {
-          if (!(error instanceof VregError)) throw error;
-          outcomes[index] = error;
-        }
-      },
-    );
-    try {
-      if (this.#single && decisions.length > 0) await this.#single.commitAll(decisions, forEach);
-      else await this.#commitEach(decisions, outcomes);
-    } finally {
-      this.#liveness.sort();
-    }
-    return outcomes;
-  }
-
-  #importDecision(entry: VmRecord, note: VmNote): Decision {
-    const { type, at, by } = note;
-    return {
-      vm: { id: entry.id, before: undefined, after: entry },
-      note,
-      records: [],
-      apply: (position) => {
-        this.#index.put(entry);
-        return () => {
-          this.events.add(type, entry, { position, at, by });
-          this.#liveness.add(entry, position);
-        };
-      },
-    };
-  }
-
-  /** Commits the changes of an import to a shared store, where each succeeds or fails alone. */
-  async #commitEach(decisions: readonly (Decision & { index: number })[], outcomes: (VmRecord | VregError)[]) {
-    const remaining = decisions.values();
-    const work = async () => {
-      for (const { index, ...decision } of remaining) {
-        try {
-          await this.#pending.commit(decision);
-        } catch (error) {
-          if (error instanceof Superseded) outcomes[index] = alreadyRegistered();
-          else if (error instanceof VregError) outcomes[index] = error;
-          else throw error;
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: IMPORT_WRITERS }, work));
-  }
-
-  async #noImport(): Promise<void> {
-    while (this.#importing) await this.#importing;
+    return this.#import.run(entries, options);
   }
 
   /**
@@ -388,7 +278,7 @@ export class Registry {
     const note: JournalNote = { type: 'token', at: this.clock.now(), by, changes: { tokens: [removed, added] } };
     this.#tokenCommits++;
     try {
-      if (this.#importing) await this.#noImport();
+      if (this.#import.running) await this.#import.ended();
       await this.#pending.commit({ note, records, apply: () => () => {} });
     } catch (error) {
       throw error instanceof Superseded ? tokenExists() : error;
@@ -602,11 +492,6 @@ export class Registry {
     return { at, listening: this.clock.listening(), lease: this.staleAfter, silenceFrom };
   }
 
-  #usage(): Usage {
-    const { size, bytes } = this.#index;
-    return { vms: size + this.#pending.added, bytes: bytes + this.#pending.growth };
-  }
-
   /** The entry including pending changes, to which the next change applies. */
   #current(id: string): VmRecord | undefined {
     const decision = this.#pending.of(id);
@@ -633,7 +518,7 @@ export class Registry {
     const revision = this.#pending.nextRevision;
     const created = before && !isRenewed ? before.version.created : revision;
     const entry = new VmRecord(to, { created, revision, tag: '' }, seen);
-    if (this.#limits) checkLimits(entry, before, this.#usage(), this.#limits);
+    if (this.#limits) checkLimits(entry, before, usageOf(this.#index, this.#pending), this.#limits);
     const changes = diff(from, inFieldOrder(to));
     const note: VmNote = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
     const attachment = attach?.(created) ?? (isRenewed ? this.#onMove?.(entry.id, created) : undefined);

@@ -9,10 +9,12 @@ import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Position } from '../../src/protocol/position.ts';
 import type { Arrival, Change, Replication, Store } from '../store/store.ts';
 import type { Positions } from './positions.ts';
-import { type Changes, changeOf, type Decision, tagAfter } from './writes.ts';
+import { type Changes, changeOf, type Decision, Superseded, tagAfter } from './writes.ts';
 
 /** Attempts at a change while other replicas change the same VM. */
 const MAX_ATTEMPTS = 5;
+/** Changes of {@link SharedChanges.commitAll} that are committed at the same time: etcd is then close to its highest throughput. */
+const WRITERS = 16;
 /** Codes of errors for which a replica that has not caught up may refuse a change. */
 const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'CONFLICT',
@@ -24,9 +26,6 @@ const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 
 /** Publishes the events of a change. */
 type Announce = () => void;
-
-/** Another replica has changed the same VM or token first. Its change has arrived, so the request must be decided again. */
-export class Superseded extends Error {}
 
 export class SharedChanges implements Changes {
   readonly nextRevision = 0;
@@ -127,6 +126,28 @@ export class SharedChanges implements Changes {
       if (isNew) this.#added--;
       this.#growth -= growth;
     }
+  }
+
+  async settle(): Promise<void> {
+    await this.#replication.refresh();
+  }
+
+  /** Each change succeeds or fails alone. */
+  async commitAll(decisions: readonly Decision[]): Promise<ReadonlyMap<number, VregError | Superseded>> {
+    const failed = new Map<number, VregError | Superseded>();
+    const remaining = decisions.entries();
+    const work = async () => {
+      for (const [at, decision] of remaining) {
+        try {
+          await this.commit(decision);
+        } catch (error) {
+          if (!(error instanceof Superseded || error instanceof VregError)) throw error;
+          failed.set(at, error);
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: WRITERS }, work));
+    return failed;
   }
 
   /** Makes a change of this replica visible, unless it already is: it may arrive before its commit resolves. */

@@ -1,4 +1,5 @@
 /** Data that is not durable yet: changes that wait for a group commit, and heartbeats and records that wait for the next save. */
+import type { VregError } from '../../src/protocol/errors.ts';
 import { type Position, tagOf } from '../../src/protocol/position.ts';
 import type { Change, ForEach, JournalNote, RecordChange, Store, StoredHeartbeat, StoredVm } from '../store/store.ts';
 import type { Positions } from './positions.ts';
@@ -37,6 +38,9 @@ export interface Decision {
   apply(position: Position): () => void;
 }
 
+/** Another replica has changed the same VM or token first. Its change has arrived, so the request must be decided again. */
+export class Superseded extends Error {}
+
 /** Changes on their way to the store. */
 export interface Changes {
   /** Revision of the next change; 0 if only the store knows it. */
@@ -50,9 +54,25 @@ export interface Changes {
   /**
    * Commits a change. Resolves when it is durable and applied.
    * @returns its position
-   * @throws the store's errors
+   * @throws the store's errors, and Superseded
    */
   commit(decision: Decision): Promise<Position>;
+  /**
+   * Runs a method that changes a VM.
+   * @throws VregError as the method, and BUSY if other replicas change the VM all the time
+   */
+  decide<T>(id: string, act: () => Promise<T>): Promise<T>;
+  /**
+   * Resolves when all changes before the call are visible.
+   * @throws VregError BUSY, STORE_FAILED if those of other replicas do not arrive
+   */
+  settle(): Promise<void>;
+  /**
+   * Commits many changes. Call it when the earlier ones are {@link settle}d; no other change may be committed until it is done.
+   * @returns the errors of changes that were not committed, by their index. Without replicas, all changes are one transaction
+   * @throws the store's errors
+   */
+  commitAll(decisions: readonly Decision[], forEach: ForEach): Promise<ReadonlyMap<number, VregError | Superseded>>;
 }
 
 /**
@@ -138,17 +158,18 @@ export class PendingChanges implements Changes {
     return position;
   }
 
-  /** Resolves when no change is pending. */
-  async settled(): Promise<void> {
+  decide<T>(_id: string, act: () => Promise<T>): Promise<T> {
+    return act();
+  }
+
+  async settle(): Promise<void> {
     await this.#last.catch(() => {});
   }
 
-  /**
-   * Commits many changes in one transaction. Call it when the pending changes are {@link settled}; no other change may be
-   * committed until it is done.
-   * @throws the store's errors
-   */
-  async commitAll(decisions: readonly Decision[], forEach: ForEach): Promise<void> {
+  async commitAll(
+    decisions: readonly Decision[],
+    forEach: ForEach,
+  ): Promise<ReadonlyMap<number, VregError | Superseded>> {
     const changes: Change[] = [];
     let last = this.#decided;
     await forEach(decisions, (decision) => {
@@ -164,6 +185,7 @@ export class PendingChanges implements Changes {
       const { revision, tag } = changes[at++]!;
       this.#publish({ revision, tag }, apply);
     });
+    return new Map();
   }
 
   #publish(position: Position, apply: Decision['apply']): void {
