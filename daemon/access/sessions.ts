@@ -5,7 +5,7 @@
  */
 import { limitReached, type VregError } from '../../src/protocol/errors.ts';
 import { kernelRandomHex } from '../process/random.ts';
-import type { RecordQueue } from '../registry/writes.ts';
+import type { RecordQueue } from '../registry/record-queue.ts';
 import type { Contents, RecordChange } from '../store/store.ts';
 import type { Principal, SessionInfo } from './principal.ts';
 import { expired, hashOf, newRevocation, unauthorized } from './tokens.ts';

@@ -11,7 +11,8 @@ import { type NewToken, type Scope, TOKEN_TEXT, type TokenInfo, type TokenReques
 import type { Vm } from '../../src/protocol/vm.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import type { TokenRestriction } from '../registry/preconditions.ts';
-import type { Attachment, RecordQueue } from '../registry/writes.ts';
+import type { RecordQueue } from '../registry/record-queue.ts';
+import type { Attachment } from '../registry/writes.ts';
 import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
 
 /** Number of random bytes in a token: 256 bits cannot be guessed, so these tokens need no throttle. */

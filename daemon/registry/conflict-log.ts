@@ -4,9 +4,9 @@ import type { Contents, RecordChange } from '../store/store.ts';
 import { MAX_RETRY_AFTER } from './identity-errors.ts';
 import { definedOnly, isSameIncarnation, isSamePlace, type Now, type Proof } from './incarnation.ts';
 import type { RegistryObserver } from './options.ts';
+import type { RecordQueue } from './record-queue.ts';
 import { SAME_TIMES, type StoredTimes } from './stored-times.ts';
 import type { VmRecord } from './vm-record.ts';
-import type { RecordQueue } from './writes.ts';
 
 interface StoredConflict extends Conflict {
   /** The heartbeat token that the refused incarnation spent. */

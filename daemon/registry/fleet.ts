@@ -10,6 +10,7 @@ import type { Contents, JournalNote } from '../store/store.ts';
 import { ConflictLog } from './conflict-log.ts';
 import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
+import { HeartbeatBuffer } from './heartbeat-buffer.ts';
 import { HistoryClaims } from './history-claims.ts';
 import { Identities } from './identity.ts';
 import type { LeaseTerms } from './lease-terms.ts';
@@ -20,7 +21,7 @@ import { signOfLifeAt } from './signs-of-life.ts';
 import { wallTimes } from './stored-times.ts';
 import { VmIndex } from './vm-index.ts';
 import { isoTime, type VmRecord } from './vm-record.ts';
-import { HeartbeatBuffer, type VmDecision } from './writes.ts';
+import type { VmDecision } from './writes.ts';
 
 /** The journal's part of a change to a VM. */
 export type VmNote = JournalNote & { type: ChangeType };

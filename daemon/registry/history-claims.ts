@@ -10,7 +10,7 @@ import type { Contents, RecordChange } from '../store/store.ts';
 import type { Now } from './incarnation.ts';
 import type { RegistryObserver } from './options.ts';
 import type { Positions } from './positions.ts';
-import type { RecordQueue } from './writes.ts';
+import type { RecordQueue } from './record-queue.ts';
 
 /** Minimum number of milliseconds between two reports of a rollback: an operator needs one line, not one per agent. */
 const REPORT_INTERVAL = 3_600_000;

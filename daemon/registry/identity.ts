@@ -78,9 +78,9 @@ import {
   silenceOf,
   untilOverdue,
 } from './incarnation.ts';
+import type { RecordQueue } from './record-queue.ts';
 import { SAME_TIMES, type StoredTimes } from './stored-times.ts';
 import type { VmRecord } from './vm-record.ts';
-import type { RecordQueue } from './writes.ts';
 
 /** The sender of an enrolment for an id that is registered. */
 export interface Enroller {

@@ -3,8 +3,8 @@
  * signs of life are doubtful: the VM may have died since then, although its lease has not expired.
  */
 import type { Clock, Gap } from '../clock.ts';
+import type { RecordQueue } from './record-queue.ts';
 import type { VmRecord } from './vm-record.ts';
-import type { RecordQueue } from './writes.ts';
 
 /** Maximum number of pauses to remember. A daemon that is paused every second would otherwise store thousands in one lease. */
 const MAX_PAUSES = 100;

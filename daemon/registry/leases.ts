@@ -9,10 +9,10 @@
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { type Census, censusOf } from './census.ts';
 import { LeaseQueue } from './lease-queue.ts';
+import type { RecordQueue } from './record-queue.ts';
 import { removalOf, suspicionOf } from './suspicion.ts';
 import type { VmRecord } from './vm-record.ts';
 import { isUncertain } from './vm-snapshot.ts';
-import type { RecordQueue } from './writes.ts';
 
 /** Minimum number of VMs in a mass loss. Fewer can fail together, for example with a rack or a deployment. */
 const MIN_MASS_LOSS = 10;

@@ -5,12 +5,12 @@ import type { Clock } from '../clock.ts';
 import type { StoredRecord } from '../store/store.ts';
 import type { Census } from './census.ts';
 import type { EventLog } from './events.ts';
+import type { HeartbeatBuffer } from './heartbeat-buffer.ts';
 import { LeaseTerms, TERMS } from './lease-terms.ts';
 import { Leases } from './leases.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import { removalOf, type Suspicion, suspicionOf } from './suspicion.ts';
 import type { VmRecord } from './vm-record.ts';
-import type { HeartbeatBuffer } from './writes.ts';
 
 /**
  * Milliseconds before a restart. A lease that expired within this time is examined again, because the record of a suspect VM,

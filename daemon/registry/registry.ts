@@ -19,6 +19,7 @@ import type { ConflictLog } from './conflict-log.ts';
 import type { EventLog } from './events.ts';
 import { Fleet, type VmNote } from './fleet.ts';
 import type { HealthReports } from './health.ts';
+import type { HeartbeatBuffer } from './heartbeat-buffer.ts';
 import type { HistoryClaims } from './history-claims.ts';
 import type { Enroller, Identities } from './identity.ts';
 import type { Now, Proof } from './incarnation.ts';
@@ -26,6 +27,7 @@ import type { LeaseTerms } from './lease-terms.ts';
 import type { LivenessTracker } from './liveness-tracker.ts';
 import { changesSince, type VmChange } from './missed-changes.ts';
 import type { RegistryOptions } from './options.ts';
+import { PendingChanges } from './pending-changes.ts';
 import { Positions } from './positions.ts';
 import {
   ANONYMOUS,
@@ -52,14 +54,7 @@ import { VmImport } from './vm-import.ts';
 import type { Filter, Lineage, VmIndex } from './vm-index.ts';
 import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
-import {
-  type Attachment,
-  type Changes,
-  type HeartbeatBuffer,
-  PendingChanges,
-  Superseded,
-  type VmDecision,
-} from './writes.ts';
+import { type Attachment, type Changes, Superseded, type VmDecision } from './writes.ts';
 
 /** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';

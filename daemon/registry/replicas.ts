@@ -9,7 +9,7 @@ import type { Replication } from '../store/store.ts';
 import type { Identities } from './identity.ts';
 import type { Proof } from './incarnation.ts';
 import type { Positions } from './positions.ts';
-import type { RecordQueue } from './writes.ts';
+import type { RecordQueue } from './record-queue.ts';
 
 export class Replicas {
   readonly #replication: Replication | undefined;

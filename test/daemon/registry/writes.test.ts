@@ -1,9 +1,9 @@
 /** Pending writes: their visibility, their order, and the state after a failure. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { HeartbeatBuffer } from '../../../daemon/registry/heartbeat-buffer.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { VmRecord } from '../../../daemon/registry/vm-record.ts';
-import { HeartbeatBuffer } from '../../../daemon/registry/writes.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
