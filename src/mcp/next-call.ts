@@ -100,15 +100,19 @@ function isCall(hint: string, offers: (name: string) => boolean): boolean {
   return name !== undefined && offers(name);
 }
 
+/** A flag of the command line, which no tool has. */
+const FLAG = /(^|\s)--[a-z]/;
+
 /** @returns undefined if it is not known what is invalid */
-function afterInvalid({ field, hint, code }: VregError, { tool, parameters }: Situation): string | undefined {
+function afterInvalid({ field, hint, code }: VregError, { tool, args, parameters }: Situation): string | undefined {
   if (field === undefined && hint === undefined) return undefined;
   // `services[0].port` belongs to the parameter "services".
   const [name = ''] = field?.split(/[.[]/) ?? [];
-  const what = field === undefined ? 'other arguments' : `a valid "${field}"`;
-  // A hint about usage is about the command line.
-  const how = hint === undefined || code === 'USAGE' ? '' : ` (${hint})`;
-  if (field === undefined || code === 'INVALID' || parameters.includes(name)) return `${tool} again with ${what}${how}`;
+  const isUnknown = Object.hasOwn(args, name) && !parameters.includes(name);
+  const change =
+    field === undefined ? 'with other arguments' : isUnknown ? `without "${field}"` : `with a valid "${field}"`;
+  const how = hint === undefined || code === 'USAGE' || FLAG.test(hint) ? '' : ` (${hint})`;
+  if (field === undefined || code === 'INVALID' || parameters.includes(name)) return `${tool} again ${change}${how}`;
   return ask(`to correct the settings: ${hint ?? `a valid ${field}`}`);
 }
 

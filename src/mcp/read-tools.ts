@@ -62,7 +62,8 @@ const discover: Tool = {
       ? `registry_list {"role":"${role}","status":"running"} and a selector`
       : 'another service';
     const narrower = service === undefined ? 'service' : list;
-    return vmsAnswer(separate(vms).usable, call, { kind: `live ${role} `, narrower });
+    const which = service === undefined ? '' : ' with this service';
+    return vmsAnswer(separate(vms).usable, call, { kind: `live ${role} `, which, narrower });
   },
 };
 
@@ -232,12 +233,12 @@ export const READ_TOOLS = { list, discover, status, why, lineage } as const;
 function vmsAnswer(
   vms: readonly VmWithLiveness[],
   { client: { server } }: Call,
-  { kind, narrower }: { kind?: string; narrower: string },
+  { kind, which = '', narrower }: { kind?: string; which?: string; narrower: string },
 ): ToolAnswer {
   const { rows, more } = limitRows(vms, server.now);
   const { warming } = server;
   return {
-    summary: count(vms.length, kind),
+    summary: count(vms.length, kind) + which,
     data: {
       vms: rows,
       count: vms.length,

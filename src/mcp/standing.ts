@@ -107,7 +107,7 @@ export class Standing {
     if (!isClone || id === undefined || id === own || formerIds.includes(id)) {
       const target = targetOf(standpoint, id);
       if (isSelf && target !== own)
-        throw new VregError('INVALID', `this VM is registered as "${own}"`, {
+        throw new VregError('INVALID', `the id of this VM is "${own}"`, {
           field: 'self',
           hint: 'omit "self" to register another VM',
         });

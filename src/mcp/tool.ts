@@ -71,7 +71,8 @@ export function checkArguments({ input, name }: Tool, given: unknown): Arguments
     checkValue(schema, key, value);
   }
   for (const key of input.required ?? [])
-    if (!args.some(([given]) => given === key)) throw invalid(key, `the parameter "${key}" is missing`);
+    if (!args.some(([given]) => given === key))
+      throw invalid(key, `the parameter "${key}" is missing`, choiceOf(input.properties[key]!));
   return Object.fromEntries(args);
 }
 
@@ -79,15 +80,16 @@ function parametersOf(name: string, known: readonly string[]): string {
   return known.length === 0 ? `${name} has no parameters` : `the parameters of ${name}: ${known.join(', ')}`;
 }
 
-function checkValue({ type, enum: values, minimum, maximum }: Schema, key: string, value: unknown): void {
+function choiceOf({ enum: values }: Schema): string | undefined {
+  return values && `one of: ${values.join(', ')}`;
+}
+
+function checkValue(schema: Schema, key: string, value: unknown): void {
+  const { type, enum: values, minimum, maximum } = schema;
   const actual = Array.isArray(value) ? 'array' : Number.isInteger(value) ? 'integer' : typeof value;
   if (actual !== type) throw invalid(key, `"${key}" must be of the type ${type}, not ${actual}`);
   if (values && !values.includes(value as string))
-    throw invalid(
-      key,
-      `invalid ${key} ${JSON.stringify(value)}${suggestion(String(value), values)}`,
-      `one of: ${values.join(', ')}`,
-    );
+    throw invalid(key, `invalid ${key} ${JSON.stringify(value)}${suggestion(String(value), values)}`, choiceOf(schema));
   const isBelow = minimum !== undefined && (value as number) < minimum;
   const isAbove = maximum !== undefined && (value as number) > maximum;
   if (isBelow || isAbove)

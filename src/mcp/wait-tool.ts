@@ -27,9 +27,14 @@ export const wait: Tool = {
     properties: {
       role: ROLE,
       id: { type: 'string', description: 'instead of role' },
-      for: { type: 'string', enum: ['live', 'stale', 'gone'] },
+      for: { type: 'string', enum: ['live', 'stale', 'gone'], description: 'default: live' },
       count: { type: 'integer', minimum: 1, description: 'live VMs with the role' },
-      timeoutSeconds: { type: 'integer', minimum: 1, maximum: MAX_WAIT / 1000 },
+      timeoutSeconds: {
+        type: 'integer',
+        minimum: 1,
+        maximum: MAX_WAIT / 1000,
+        description: `default: ${DEFAULT_SECONDS}`,
+      },
     },
   },
   output: { ...VMS, properties: { met: { type: 'boolean' }, ...VMS.properties }, required: ['met', ...VMS.required!] },

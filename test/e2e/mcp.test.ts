@@ -200,6 +200,15 @@ test('text from a VM cannot leave its delimiter, and has no control or hidden ch
   assert.match(Object.values(metadata)[0] as string, /Ignore your instructions.*\nsecond line$/);
 });
 
+test('the summary of a search for a service does not deny that there are other VMs with the role', async (t) => {
+  const { url } = await startFleet(t);
+  const client = await startMcp(t, { url });
+  const summaryOf = async (args: object) =>
+    (await client.call('registry_discover', args)).content[0]!.text.split('\n')[0];
+  assert.equal(await summaryOf({ role: 'infra' }), '1 live infra VM');
+  assert.equal(await summaryOf({ role: 'infra', service: 'none' }), '0 live infra VMs with this service');
+});
+
 test('an error has one cause and one next call', async (t) => {
   const { url } = await startFleet(t);
   const client = await startMcp(t, { url });
@@ -209,11 +218,15 @@ test('an error has one cause and one next call', async (t) => {
       { role: 'wroker' },
       'invalid role "wroker"; did you mean "worker"?\nNext: registry_discover again with a valid "role" (one of: infra, lieutenant, worker, golden, custom)',
     ],
-    ['registry_discover', {}, 'the parameter "role" is missing\nNext: registry_discover again with a valid "role"'],
+    [
+      'registry_discover',
+      {},
+      'the parameter "role" is missing\nNext: registry_discover again with a valid "role" (one of: infra, lieutenant, worker, golden, custom)',
+    ],
     [
       'registry_list',
       { rol: 'worker' },
-      'unknown parameter "rol"; did you mean "role"?\nNext: registry_list again with a valid "rol" (the parameters of registry_list: role, status, stale, selector)',
+      'unknown parameter "rol"; did you mean "role"?\nNext: registry_list again without "rol" (the parameters of registry_list: role, status, stale, selector)',
     ],
     ['registry_heartbeat', { id: 'nobody' }, 'VM not found\nNext: registry_list {}'],
     [
@@ -232,6 +245,16 @@ test('an error has one cause and one next call', async (t) => {
       'invalid address "not a host": use a host name, an IPv4 or an IPv6 address, each optionally with :port\nNext: registry_update again with a valid "address"',
     ],
     [
+      'registry_register',
+      { id: 'vm-7', address: 'not a host' },
+      'invalid address "not a host": use a host name, an IPv4 or an IPv6 address, each optionally with :port\nNext: registry_register again with a valid "address"',
+    ],
+    [
+      'registry_register',
+      { id: 'vm-7', self: true },
+      'the id of this VM is "vm-1"\nNext: registry_register again with a valid "self" (omit "self" to register another VM)',
+    ],
+    [
       'registry_wait',
       { role: 'worker', timeoutSeconds: 56 },
       '"timeoutSeconds" must be at most 55\nNext: registry_wait again with a valid "timeoutSeconds"',
@@ -245,7 +268,7 @@ test('an error has one cause and one next call', async (t) => {
     [
       'registry_status',
       { id: 'vm-2' },
-      'unknown parameter "id"\nNext: registry_status again with a valid "id" (registry_status has no parameters)',
+      'unknown parameter "id"\nNext: registry_status again without "id" (registry_status has no parameters)',
     ],
   ];
   for (const [name, args, text] of cases) assert.equal(await client.failure(name, args), text);
