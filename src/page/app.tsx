@@ -14,6 +14,7 @@ import { LogIn, Logo, leaveLogInUrl, linkToken, rightsOf, Title } from './log-in
 import { Overview } from './overview.tsx';
 import { RegistryHealth } from './registry-health.tsx';
 import { messageOf, Refused, request } from './requests.ts';
+import { announceSession, observeSession } from './session-channel.ts';
 import { connect } from './tab-link.ts';
 import { ThemeButton } from './theme.tsx';
 import { numberText, vmsText } from './times.ts';
@@ -125,6 +126,7 @@ function TopBar({ status }: { status: SessionStatus & { authenticated: true } })
     logOutError.value = undefined;
     try {
       session.value = await request<SessionStatus>('DELETE', PATHS.session);
+      announceSession();
     } catch (error) {
       // The cookie is still valid, so the next load of the page would be logged in.
       logOutError.value = messageOf(error);
@@ -230,6 +232,10 @@ effect(() => {
   connect();
 });
 const isLive = computed(() => link.value.connection === 'live');
+observeSession((usedLink) => {
+  if (usedLink !== undefined && usedLink === linkToken.value) leaveLogInUrl();
+  void start();
+});
 // Another tab may have logged in, also as somebody else.
 effect(() => {
   if (isLive.value) void start();

@@ -4,6 +4,7 @@ import { PATHS, type SessionStatus } from '../protocol/api.ts';
 import type { Whoami } from '../protocol/token.ts';
 import { session } from './fleet-store.ts';
 import { BASE, messageOf, Refused, request } from './requests.ts';
+import { announceSession } from './session-channel.ts';
 import { reconnect } from './tab-link.ts';
 import { CopyButton, Notice, Untrusted } from './widgets.tsx';
 
@@ -42,6 +43,7 @@ export function LogIn({ current }: { current?: Whoami }) {
     try {
       const status = await request<SessionStatus>('POST', PATHS.logIn, { token });
       leaveLogInUrl();
+      announceSession(token);
       reconnect();
       session.value = status;
     } catch (reason) {

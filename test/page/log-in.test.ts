@@ -56,6 +56,22 @@ test('a used link, and a page without a session, say how to get a link', UNLESS_
   }
 });
 
+test('tabs that wait for a log-in notice that another one has logged in', UNLESS_BROWSER, async (t) => {
+  const { url } = await startDaemon(t, { env: ENV });
+  const window = await openWindow(browser, url, { mayFail: true });
+  const { page } = window;
+  const link = await call(url, 'POST', '/auth/magic-link', { headers: { authorization: `Bearer ${ROOT}` } });
+  const [same, without] = [await window.context.newPage(), await window.context.newPage()];
+  for (const tab of [page, same]) await tab.goto((link.body as { url: string }).url);
+  await same.getByRole('button', { name: 'Log in' }).waitFor();
+  await without.goto(`${url}/ui/`);
+  await without.getByText('This registry requires a token').waitFor();
+  await page.getByRole('button', { name: 'Log in' }).click();
+  for (const tab of [page, same, without]) await untilLive({ page: tab });
+  assert.equal(same.url(), `${url}/ui/`);
+  await window.assertClean();
+});
+
 test('a log-in and a log-out that fail for a moment can be repeated', UNLESS_BROWSER, async (t) => {
   const { url } = await startDaemon(t, { env: ENV });
   const window = await openWindow(browser, url, { mayFail: true });
