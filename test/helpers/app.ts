@@ -53,6 +53,7 @@ export async function serveApp(
   {
     keptEvents,
     massLoss,
+    staleAfter = 300_000,
     token,
     clock = new FakeClock(),
     store: given,
@@ -62,6 +63,8 @@ export async function serveApp(
   }: Omit<Partial<AppOptions>, 'store'> & {
     keptEvents?: number;
     massLoss?: number;
+    /** The lease in milliseconds. */
+    staleAfter?: number;
     token?: string;
     /** The store of an app that was served before, for a restart, or one with faults. */
     store?: MemoryStore;
@@ -79,7 +82,7 @@ export async function serveApp(
     {
       store: monitored,
       clock,
-      staleAfter: 300_000,
+      staleAfter,
       massLoss,
       onDeregister,
       onMove,

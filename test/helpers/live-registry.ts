@@ -9,9 +9,20 @@ export interface LiveRegistry extends Pick<Daemon, 'url' | 'token' | 'command'> 
   close(): Promise<void>;
 }
 
-/** Serves a registry whose leases and times are real, until the test ends. @param token the root token */
-export async function serveLive(t: TestContext, { token }: { token?: string } = {}): Promise<LiveRegistry> {
-  const { url, close } = await serveApp(t, { clock: new RealClock(), ...(token === undefined ? {} : { token }) });
+export interface LiveOptions {
+  /** The root token. */
+  token?: string;
+  /** The lease in milliseconds. */
+  staleAfter?: number;
+}
+
+/** Serves a registry whose leases and times are real, until the test ends. */
+export async function serveLive(t: TestContext, { token, ...options }: LiveOptions = {}): Promise<LiveRegistry> {
+  const { url, close } = await serveApp(t, {
+    clock: new RealClock(),
+    ...options,
+    ...(token === undefined ? {} : { token }),
+  });
   const home = tempDir(t);
   return {
     url,
