@@ -8,6 +8,7 @@ import { Identity } from '../../daemon/agent/identity.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { copyState, find, heardAfter, heardTwice, startAgent } from '../helpers/agent/agent.ts';
 import { endAfter, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { serveLive } from '../helpers/live-registry.ts';
 import { EXTENSIONS, startPi } from '../helpers/pi/pi.ts';
 import { until } from '../helpers/until.ts';
 
@@ -26,7 +27,7 @@ for (const [name, extension] of Object.entries(EXTENSIONS)) {
   for (const token of [undefined, 'fleet-token']) {
     const env = token === undefined ? {} : { VERS_AUTH_TOKEN: token };
     test(`the extension of ${name} registers its VM ${token ? 'with' : 'without'} a token, and sends heartbeats`, async (t) => {
-      const daemon = await startDaemon(t, { env });
+      const daemon = await serveLive(t, token === undefined ? {} : { token });
       const pi = startPi(t, daemon.url, { extension, env });
       await begin(pi);
       const entry = await until('the entry', () => find(daemon));
@@ -44,12 +45,12 @@ for (const [name, extension] of Object.entries(EXTENSIONS)) {
   }
 
   test(`the extension of ${name} updates the entry of a VM that is registered already`, async (t) => {
-    const daemon = await startDaemon(t);
+    const daemon = await serveLive(t);
     for (const argv of [
       ['register', 'vm-1', '--name', 'old', '--role', 'lieutenant', '--meta', 'task=7', '--address', 'vm-1.vm.vers.sh'],
       ['stop', 'vm-1'],
     ])
-      assert.equal((await daemon.vreg(argv)).code, 0);
+      assert.equal((await daemon.command(argv)).code, 0);
     await begin(startPi(t, daemon.url, { extension }));
     const entry = await until('the new status', async () => {
       const vm = await find(daemon);
@@ -60,7 +61,7 @@ for (const [name, extension] of Object.entries(EXTENSIONS)) {
   });
 
   test(`the extension of ${name} registers and removes VMs that other extensions create and destroy`, async (t) => {
-    const daemon = await startDaemon(t);
+    const daemon = await serveLive(t);
     const pi = startPi(t, daemon.url, { extension });
     await begin(pi);
     await pi.emit('vers:agent_spawned', {
@@ -91,7 +92,7 @@ for (const [name, extension] of Object.entries(EXTENSIONS)) {
   });
 
   test(`the tools of the extension of ${name} register, list, discover and send heartbeats`, async (t) => {
-    const daemon = await startDaemon(t);
+    const daemon = await serveLive(t);
     const pi = startPi(t, daemon.url, { extension, env: { VREG_INTERVAL: '1h' } });
     const entry = { id: 'w-1', name: 'w', role: 'worker', address: '10.0.0.9', registeredBy: 'one' };
     await pi.call('registry_register', entry);
@@ -139,21 +140,21 @@ test('an idle VM stays running and discoverable; the original sets it to stopped
     [EXTENSIONS.vreg, 'running', 'vm-1\n'],
     [EXTENSIONS.original, 'stopped', ''],
   ] as const) {
-    const daemon = await startDaemon(t);
+    const daemon = await serveLive(t);
     const pi = startPi(t, daemon.url, { extension });
     await begin(pi);
     await heardTwice(daemon);
     await pi.fire('agent_end');
     await pi.fire('session_shutdown');
     assert.equal((await find(daemon))?.status, status);
-    assert.equal((await daemon.vreg(['discover', 'worker', '-q'])).stdout, discovered);
-    const history = await daemon.vreg(['history', 'vm-1', '-o', 'json']);
+    assert.equal((await daemon.command(['discover', 'worker', '-q'])).stdout, discovered);
+    const history = await daemon.command(['history', 'vm-1', '-o', 'json']);
     assert.equal(history.stdout.includes('stopped'), status === 'stopped');
   }
 });
 
 test('the extension of vreg prints nothing, and its process ends by itself, during a session and after it', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   for (const isEnded of [false, true]) {
     const pi = startPi(t, daemon.url);
     await begin(pi);
@@ -183,23 +184,23 @@ test('the end of a session ends requests to a registry that never responds', asy
 });
 
 test('the extension of vreg registers its VM again if the entry was removed, and leaves a paused one', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const pi = startPi(t, daemon.url);
   await pi.fire('session_start');
   const { registeredAt } = await until('the entry', () => find(daemon));
-  await daemon.vreg(['rm', 'vm-1', '--yes']);
+  await daemon.command(['rm', 'vm-1', '--yes']);
   await until('the new entry', async () => ((await find(daemon))?.registeredAt ?? registeredAt) !== registeredAt);
-  await daemon.vreg(['pause', 'vm-1']);
+  await daemon.command(['pause', 'vm-1']);
   await pi.fire('agent_start');
   const { lastSeen } = (await find(daemon))!;
   assert.equal((await heardAfter(daemon, lastSeen)).status, 'paused');
 });
 
 test('the extension of vreg names this VM as the parent of those that it registers, and leaves entries of others', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const pi = startPi(t, daemon.url);
   await pi.fire('session_start');
-  await daemon.vreg(['register', 'a-1', '--name', 'own', '--address', '10.0.0.1']);
+  await daemon.command(['register', 'a-1', '--name', 'own', '--address', '10.0.0.1']);
   for (const vmId of ['a-1', 'a-2', '', 'vm-1'])
     await pi.emit('vers:agent_spawned', { vmId, label: 'a', role: 'worker', address: '10.0.0.2' });
   await until('the second entry', () => find(daemon, 'a-2'));
@@ -213,7 +214,7 @@ test('the extension of vreg names this VM as the parent of those that it registe
 });
 
 test('in a clone, the extension of vreg changes nothing for the VM from which it was copied', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const original = startPi(t, daemon.url, { env: { VREG_ADDRESS: '10.0.0.1' } });
   await original.fire('session_start');
   await heardTwice(daemon);
@@ -224,7 +225,7 @@ test('in a clone, the extension of vreg changes nothing for the VM from which it
   await clone.fire('session_start');
   const refused = 'registry: this VM is a clone of vm-1, and sends no heartbeats; what to do: vreg whoami';
   await until('the decision', () => clone.status() === refused);
-  await daemon.vreg(['register', 'w-1', '--address', '10.0.0.3']);
+  await daemon.command(['register', 'w-1', '--address', '10.0.0.3']);
   await clone.fire('agent_start');
   await clone.emit('vers:agent_destroyed', { vmId: 'w-1' });
   await clone.emit('vers:agent_destroyed', { vmId: 'vm-1' });
@@ -252,11 +253,11 @@ test('in a clone, the extension of vreg changes nothing for the VM from which it
 });
 
 test('beside an agent of the VM, the extension of vreg proves nothing, and restores a stopped entry', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const home = tempDir(t);
   const agent = startAgent(t, daemon.url, [], { home });
   await heardTwice(daemon);
-  await daemon.vreg(['stop', 'vm-1']);
+  await daemon.command(['stop', 'vm-1']);
   const pi = startPi(t, daemon.url, { home });
   await begin(pi);
   await until('the new status', async () => (await find(daemon))?.status === 'running');
@@ -266,7 +267,7 @@ test('beside an agent of the VM, the extension of vreg proves nothing, and resto
 });
 
 test('without a usable state folder, the extension of vreg registers its VM, and its footer names what is lost', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const file = join(tempDir(t), 'file');
   writeFileSync(file, '');
   const pi = startPi(t, daemon.url, { env: { VREG_DATA_DIR: file } });
@@ -280,7 +281,7 @@ test('without a usable state folder, the extension of vreg registers its VM, and
 });
 
 test('without a usable state folder, the extension of vreg in a renamed clone does not act as the VM from which it was copied', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const folder = tempDir(t);
   Identity.open(folder, 'vm-1').rebirth('vm-2');
   chmodSync(folder, 0o777);
@@ -295,7 +296,7 @@ test('without a usable state folder, the extension of vreg in a renamed clone do
 });
 
 test('without an id or a registry, the extension of vreg registers nothing', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   for (const env of [{ VERS_VM_ID: '' }, { VERS_INFRA_URL: '' }]) {
     const pi = startPi(t, daemon.url, { env });
     await begin(pi);
@@ -303,11 +304,11 @@ test('without an id or a registry, the extension of vreg registers nothing', asy
     assert.deepEqual(await pi.leave(), { code: 0, signal: null, stdout: '', stderr: '' });
     assert.deepEqual(readdirSync(pi.home), []);
   }
-  assert.equal((await daemon.vreg(['ls', '-q'])).stdout, '');
+  assert.equal((await daemon.command(['ls', '-q'])).stdout, '');
 });
 
 test('on a machine that is no VM, the extension of vreg registers new VMs without a parent', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const pi = startPi(t, daemon.url, { env: { VERS_VM_ID: '' } });
   await begin(pi);
   await pi.emit('vers:agent_spawned', { vmId: 'a-1', label: 'a', role: 'worker', address: '10.0.0.2' });
@@ -315,7 +316,7 @@ test('on a machine that is no VM, the extension of vreg registers new VMs withou
 });
 
 test('with an invalid interval, the extension of vreg sends heartbeats, and its footer names the fault', async (t) => {
-  const daemon = await startDaemon(t);
+  const daemon = await serveLive(t);
   const pi = startPi(t, daemon.url, { env: { VREG_INTERVAL: 'soon' } });
   await begin(pi);
   await until('the line', () => /^registry: vm-1; .*soon.*, so the interval is 60 s$/.test(pi.status() ?? ''));
@@ -329,7 +330,7 @@ test('the file of the extension needs no other file, and contains no token', asy
     required.filter((name) => !isBuiltin(name)),
     [],
   );
-  const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'fleet-secret' } });
+  const daemon = await serveLive(t, { token: 'fleet-secret' });
   const pi = startPi(t, daemon.url);
   await begin(pi);
   await until('the refusal', () => /missing Authorization header/.test(pi.status() ?? ''));
