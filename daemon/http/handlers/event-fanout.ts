@@ -10,6 +10,7 @@ import type { Position } from '../../../src/protocol/position.ts';
 import type { Budget, Budgets, Reservation, Scheduler } from '../../limits.ts';
 import type { Event, EventLog, EventSubscriber, Movable } from '../../registry/events.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
+import { formatEvent } from './event-text.ts';
 import { StateChunks } from './state-chunks.ts';
 
 /**
@@ -68,11 +69,6 @@ interface SharedBuffer {
   bytes: Buffer | undefined;
   /** Queue position of the event after the last one in the buffer. */
   end: number;
-}
-
-/** Formats an event for the event stream. */
-export function formatEvent({ type, position, json }: Event): string {
-  return `id: ${position}\nevent: ${type}\ndata: ${json}\n\n`;
 }
 
 function queuedEvent(event: Event): QueuedEvent {
