@@ -10,7 +10,13 @@ import { VregError } from './protocol/errors.ts';
 import type { Change } from './setup/change.ts';
 import { addEntries, type JsonEntry, removeEntries } from './setup/json-entries.ts';
 import { removeOwned, writeOwned } from './setup/owned-file.ts';
-import { EXTENSION_FILE, findOtherExtension, type OtherExtension, type PiFolder } from './setup/pi-extensions.ts';
+import {
+  EXTENSION_FILE,
+  expandHome,
+  findOtherExtension,
+  type OtherExtension,
+  type PiFolder,
+} from './setup/pi-extensions.ts';
 import { addServer, removeServer } from './setup/toml-table.ts';
 import { SKILL_NAME } from './skill.ts';
 
@@ -58,8 +64,8 @@ interface Target {
 
 /** Plans the changes without making one. @throws VregError USAGE if a file is invalid or cannot be read */
 export function planSetup(options: SetupOptions): Step[] {
-  const { CLAUDE_CONFIG_DIR, CODEX_HOME, PI_CODING_AGENT_DIR } = options.env;
-  const roots = [CLAUDE_CONFIG_DIR, CODEX_HOME, PI_CODING_AGENT_DIR, rootOf(options)];
+  const { CLAUDE_CONFIG_DIR, CODEX_HOME } = options.env;
+  const roots = [CLAUDE_CONFIG_DIR, CODEX_HOME, givenPiFolder(options), rootOf(options)];
   return targetsOf(options)
     .filter(({ part }) => options.parts.includes(part))
     .map(({ part, path, change }) => {
@@ -184,12 +190,18 @@ function targetsOf(options: SetupOptions): Target[] {
   }
 }
 
+/** The folder of the user's files for pi, if its variable names one. pi expands `~` in it. */
+function givenPiFolder({ env }: SetupOptions): string | undefined {
+  const { PI_CODING_AGENT_DIR } = env;
+  return PI_CODING_AGENT_DIR && expandHome(PI_CODING_AGENT_DIR, homeFolder(env));
+}
+
 /** The folders from which pi loads extensions. */
-function piFolders({ folder, env }: SetupOptions): [ofUser: PiFolder, ofProject: PiFolder] {
-  const ofUser = env.PI_CODING_AGENT_DIR || join(homeFolder(env), '.pi/agent');
+function piFolders(options: SetupOptions): [ofUser: PiFolder, ofProject: PiFolder] {
+  const ofUser = givenPiFolder(options) || join(homeFolder(options.env), '.pi/agent');
   return [
     { path: ofUser, flags: { setup: '', pi: '' } },
-    { path: join(folder, '.pi'), flags: { setup: ' --project', pi: ' -l' } },
+    { path: join(options.folder, '.pi'), flags: { setup: ' --project', pi: ' -l' } },
   ];
 }
 

@@ -63,7 +63,7 @@ export function findOtherExtension(
 }
 
 /** pi reads `~`, `~/x` and `~x` as a path below the home folder of this user, also `~x`, which a shell would read as another user's. */
-function expandHome(path: string, home: string): string {
+export function expandHome(path: string, home: string): string {
   const trimmed = path.trim();
   return trimmed.startsWith('~') ? join(home, trimmed.slice(1)) : trimmed;
 }

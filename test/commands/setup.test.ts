@@ -13,6 +13,7 @@ import {
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { EXTENSION_FILE } from '../../src/setup/pi-extensions.ts';
 import { vreg } from '../helpers/cli.ts';
 import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../helpers/daemon.ts';
 
@@ -268,6 +269,17 @@ test('--dry-run writes nothing, and --only and the variables of the programs cho
     env: { CODEX_HOME: join(home, 'c') },
   });
   assert.deepEqual(stdout.split('\n'), [join(home, 'c/config.toml'), join(home, 'c/hooks.json'), '']);
+});
+
+test('setup pi expands ~ in PI_CODING_AGENT_DIR, as pi does, and --remove leaves that folder', async (t) => {
+  const home = tempDir(t);
+  const env = { PI_CODING_AGENT_DIR: '~/mine' };
+  const only = ['setup', 'pi', '--only', 'hooks', '-q'];
+  const { stdout } = await vreg(only, { home, env });
+  assert.equal(stdout, `${join(home, 'mine/extensions', EXTENSION_FILE)}\n`);
+  assert.equal((await vreg([...only, '--remove'], { home, env })).code, 0);
+  assert.deepEqual(filesIn(home), {});
+  assert.ok(existsSync(join(home, 'mine')));
 });
 
 test('setup follows links, and keeps the mode of a file', async (t) => {
