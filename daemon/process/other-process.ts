@@ -1,6 +1,6 @@
 /** Other processes of this machine: which process a pid means, whether it still runs, its user, and the program that called this one. */
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readlinkSync } from 'node:fs';
 import { readIfThere } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 
@@ -63,6 +63,15 @@ export function userOf(pid: number): number | undefined {
 function ps(pid: number, field: 'uid' | 'lstart' | 'ppid' | 'args'): string | undefined {
   try {
     return execFileSync('ps', ['-o', `${field}=`, '-p', String(pid)], { encoding: 'utf8' }).trim() || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** @returns the namespace in which pids of this process have a meaning, for example `pid:[4026531836]`; undefined without /proc */
+export function pidNamespace(): string | undefined {
+  try {
+    return readlinkSync('/proc/self/ns/pid');
   } catch {
     return undefined;
   }

@@ -5,7 +5,7 @@
 import { lstatSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { readIfThere } from '../../src/files.ts';
-import { isRunning, markOf, type ProcessMark } from '../process/other-process.ts';
+import { isRunning, markOf, type ProcessMark, pidNamespace } from '../process/other-process.ts';
 
 /** Prefix of the folders in a data dir in which a restore checks the backup. */
 export const RESTORE_PREFIX = 'restore-';
@@ -13,6 +13,13 @@ export const RESTORE_PREFIX = 'restore-';
 const OWNER = 'owner.json';
 /** Number of random characters that `mkdtemp` appends. */
 const RANDOM_LENGTH = 6;
+/** Milliseconds after which a folder of another container counts as abandoned: far longer than a restore takes. */
+const MAX_AGE = 24 * 60 * 60 * 1000;
+
+interface Owner extends ProcessMark {
+  /** Containers that share a temporary folder have processes with the same pids. */
+  namespace?: string | undefined;
+}
 
 export interface DraftFolder {
   path: string;
@@ -36,7 +43,8 @@ export function createDraftFolder(prefix: string): DraftFolder {
     removeFiles();
   };
   try {
-    writeFileSync(join(path, OWNER), JSON.stringify(markOf(process.pid)), { mode: 0o600 });
+    const owner: Owner = { ...markOf(process.pid), namespace: pidNamespace() };
+    writeFileSync(join(path, OWNER), JSON.stringify(owner), { mode: 0o600 });
   } catch (error) {
     remove();
     throw error;
@@ -44,7 +52,7 @@ export function createDraftFolder(prefix: string): DraftFolder {
   return { path, remove };
 }
 
-/** Removes the folders of processes that no longer run. Never throws: the next call tries again. @param prefix as above */
+/** Removes the folders of processes that no longer run, and old ones of other containers. Never throws: the next call tries again. @param prefix as above */
 export function removeAbandonedDrafts(prefix: string): void {
   for (const name of namesIn(dirname(prefix))) {
     const path = join(dirname(prefix), name);
@@ -69,6 +77,9 @@ function namesIn(folder: string): string[] {
 function isAbandoned(path: string): boolean {
   const found = lstatSync(path);
   if (!found.isDirectory() || found.uid !== process.getuid?.() || (found.mode & 0o077) !== 0) return false;
-  const owner = readIfThere(join(path, OWNER));
-  return owner !== undefined && !isRunning(JSON.parse(owner) as ProcessMark);
+  const text = readIfThere(join(path, OWNER));
+  if (text === undefined) return false;
+  const owner = JSON.parse(text) as Owner;
+  const isElsewhere = owner.namespace !== undefined && owner.namespace !== pidNamespace();
+  return isElsewhere ? found.mtimeMs < Date.now() - MAX_AGE : !isRunning(owner);
 }

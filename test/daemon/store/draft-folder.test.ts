@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { markOf } from '../../../daemon/process/other-process.ts';
@@ -59,6 +59,19 @@ test('the next restore removes the copy of one that was killed', async (t) => {
   );
   await restore(dir, backup);
   assert.deepEqual(readdirSync(dir).sort(), ['registry.db', 'registry.mark']);
+});
+
+test('a folder of another container, whose processes are unknown, is removed only when it is old', (t) => {
+  const dir = tempDir(t);
+  const owner = JSON.stringify({ ...markOf(process.pid), started: 'earlier', namespace: 'pid:[1]' });
+  for (const name of ['restore-aaaaaa', 'restore-bbbbbb']) {
+    mkdirSync(join(dir, name), { mode: 0o700 });
+    writeFileSync(join(dir, name, 'owner.json'), owner);
+  }
+  const before = new Date('2026-01-01T00:00:00.000Z');
+  utimesSync(join(dir, 'restore-bbbbbb'), before, before);
+  removeAbandonedDrafts(join(dir, 'restore-'));
+  assert.deepEqual(readdirSync(dir), ['restore-aaaaaa']);
 });
 
 test('a folder whose owner cannot be read does not protect the others', (t) => {
