@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { cpSync } from 'node:fs';
 import { createServer as createHttpServer, request } from 'node:http';
 import { connect, createServer, type Socket } from 'node:net';
-import test, { type TestContext } from 'node:test';
+import test, { describe, type TestContext } from 'node:test';
 import type { OtherRegistry } from '../../src/protocol/heartbeat.ts';
 import {
   backUp,
@@ -27,60 +27,6 @@ function reportsOf(agent: RunningAgent): number {
 async function changesOf(daemon: Daemon): Promise<string[]> {
   const { body } = await call(daemon.url, 'GET', '/registry/vms/vm-1/history?limit=100');
   return (body as { history: { type: string }[] }).history.map(({ type }) => type);
-}
-
-for (const [when, changesAfter] of [
-  ['before new changes', 0],
-  ['after new changes', 3],
-] as const) {
-  test(`agents report once after the restore of an earlier and a much earlier backup, ${when}, and not after one of the same`, async (t) => {
-    let daemon = await startDaemon(t);
-    const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--service', 'api:3001', '--meta', 'task=x']);
-    await heardTwice(daemon);
-    const backups: (() => void)[] = [];
-    for (const number of [1, 2, 3]) {
-      await daemon.command(['update', 'vm-1', '--address', `10.0.9.${number}`, '--meta', `task=${number}`]);
-      for (let n = 0; n < 5; n++) await daemon.command(['register', `o${number}-${n}`, '--address', '10.0.0.9']);
-      // The agent must see the last position, so that each backup but the last is behind it.
-      await heardTwice(daemon);
-      await daemon.end();
-      backups.push(backUp(t, daemon));
-      daemon = await restart(t, daemon);
-    }
-    await daemon.end();
-    for (const [number, reports] of [
-      [3, 0],
-      [2, 1],
-      [1, 2],
-    ] as const) {
-      backups[number - 1]!();
-      daemon = await restart(t, daemon);
-      for (let n = 0; n < changesAfter; n++) await daemon.command(['register', `n${n}`, '--address', '10.0.0.8']);
-      await heardTwice(daemon);
-      if (reports > 0) {
-        const vm = await until('the report', async () => {
-          const entry = await find(daemon);
-          return entry?.address === '10.0.0.1' ? entry : undefined;
-        });
-        assert.deepEqual([vm.metadata, vm.services?.map(({ name }) => name)], [{ task: 'x' }, ['api']]);
-        await until('the log line of the daemon', () => daemon.said().includes('rollback_detected'));
-        assert.match(daemon.said(), /"rollback_detected":true,"vms":1,/);
-        const metrics = await (await fetch(`${daemon.url}/metrics`)).text();
-        assert.match(metrics, /^vreg_rollback_vms 1$/m);
-      } else {
-        assert.equal((await find(daemon))?.address, '10.0.9.3', 'the same history disturbs nobody');
-      }
-      const changes = await changesOf(daemon);
-      await heardTwice(daemon);
-      assert.deepEqual(await changesOf(daemon), changes, 'it reports once');
-      assert.equal(reportsOf(agent), reports);
-      assert.equal(daemon.said().split('rollback_detected:').length - 1, reports > 0 ? 1 : 0);
-      assert.equal((await daemon.command(['conflicts', '-o', 'json'])).stdout, '[]\n');
-      await daemon.end();
-    }
-    assert.equal(agent.child.exitCode, null);
-    assert.doesNotMatch(agent.said(), /two registries answer/);
-  });
 }
 
 /** A TCP proxy whose target the test changes. A change ends all connections, as a failover of a load balancer does. */
@@ -139,43 +85,102 @@ async function startBalancer(t: TestContext, daemons: readonly Daemon[]): Promis
   return `http://127.0.0.1:${(server.address() as { port: number }).port}`;
 }
 
-test('a VM that enrols with two copies of a registry behind one URL keeps a token of each and stays live in both', async (t) => {
-  const options = { env: { VERS_AUTH_TOKEN: 's3cret' } };
-  const first = await startDaemon(t, options);
-  const image = (
-    await first.command(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker'])
-  ).stdout.trim();
-  await first.end();
-  const second = tempDir(t);
-  cpSync(first.home, second, { recursive: true });
-  const copies = [
-    await startDaemon(t, { ...options, home: first.home }),
-    await startDaemon(t, { ...options, home: second }),
-  ];
-  const url = await startBalancer(t, copies);
-  const agent = startAgent(t, url, ['--address', '10.0.0.1'], { env: { VERS_AUTH_TOKEN: image } });
-  const heardBy = async ({ url: base }: Daemon, since = '') =>
-    until(
-      'a sign of life',
-      async () => {
-        const { body } = await call(base, 'GET', '/registry/vms/vm-1', { headers: { authorization: 'Bearer s3cret' } });
-        const { lastSeen = '' } = body as { lastSeen?: string };
-        return lastSeen > since ? lastSeen : undefined;
-      },
-      // The agent waits up to 10 s after it has reached the wrong registry several times.
-      60_000,
-    );
-  const heardOften = async (copy: Daemon) => {
-    for (let times = 0, since = ''; times < 10; times++) since = await heardBy(copy, since);
-  };
-  await Promise.all(copies.map(heardOften));
-  assert.equal(agent.child.exitCode, null);
-  for (const copy of copies) {
-    const { stdout } = await copy.command(['history', 'vm-1', '-o', 'json']);
-    const types = (JSON.parse(stdout) as { type: string }[]).map(({ type }) => type);
-    assert.equal(types.filter((type) => type === 'registered').length, 1, 'it was registered once');
-    assert.equal((await copy.command(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/vm-1\n');
+// Concurrently, because their agents wait for registries that load their store, and for a second attempt.
+describe('after a restore, or between two copies', { concurrency: true }, () => {
+  for (const [when, changesAfter] of [
+    ['before new changes', 0],
+    ['after new changes', 3],
+  ] as const) {
+    test(`agents report once after the restore of an earlier and a much earlier backup, ${when}, and not after one of the same`, async (t) => {
+      let daemon = await startDaemon(t);
+      const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--service', 'api:3001', '--meta', 'task=x']);
+      await heardTwice(daemon);
+      const backups: (() => void)[] = [];
+      for (const number of [1, 2, 3]) {
+        await daemon.command(['update', 'vm-1', '--address', `10.0.9.${number}`, '--meta', `task=${number}`]);
+        for (let n = 0; n < 5; n++) await daemon.command(['register', `o${number}-${n}`, '--address', '10.0.0.9']);
+        // The agent must see the last position, so that each backup but the last is behind it.
+        await heardTwice(daemon);
+        await daemon.end();
+        backups.push(backUp(t, daemon));
+        daemon = await restart(t, daemon);
+      }
+      await daemon.end();
+      for (const [number, reports] of [
+        [3, 0],
+        [2, 1],
+        [1, 2],
+      ] as const) {
+        backups[number - 1]!();
+        daemon = await restart(t, daemon);
+        for (let n = 0; n < changesAfter; n++) await daemon.command(['register', `n${n}`, '--address', '10.0.0.8']);
+        await heardTwice(daemon);
+        if (reports > 0) {
+          const vm = await until('the report', async () => {
+            const entry = await find(daemon);
+            return entry?.address === '10.0.0.1' ? entry : undefined;
+          });
+          assert.deepEqual([vm.metadata, vm.services?.map(({ name }) => name)], [{ task: 'x' }, ['api']]);
+          await until('the log line of the daemon', () => daemon.said().includes('rollback_detected'));
+          assert.match(daemon.said(), /"rollback_detected":true,"vms":1,/);
+          const metrics = await (await fetch(`${daemon.url}/metrics`)).text();
+          assert.match(metrics, /^vreg_rollback_vms 1$/m);
+        } else {
+          assert.equal((await find(daemon))?.address, '10.0.9.3', 'the same history disturbs nobody');
+        }
+        const changes = await changesOf(daemon);
+        await heardTwice(daemon);
+        assert.deepEqual(await changesOf(daemon), changes, 'it reports once');
+        assert.equal(reportsOf(agent), reports);
+        assert.equal(daemon.said().split('rollback_detected:').length - 1, reports > 0 ? 1 : 0);
+        assert.equal((await daemon.command(['conflicts', '-o', 'json'])).stdout, '[]\n');
+        await daemon.end();
+      }
+      assert.equal(agent.child.exitCode, null);
+      assert.doesNotMatch(agent.said(), /two registries answer/);
+    });
   }
+
+  test('a VM that enrols with two copies of a registry behind one URL keeps a token of each and stays live in both', async (t) => {
+    const options = { env: { VERS_AUTH_TOKEN: 's3cret' } };
+    const first = await startDaemon(t, options);
+    const image = (
+      await first.command(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker'])
+    ).stdout.trim();
+    await first.end();
+    const second = tempDir(t);
+    cpSync(first.home, second, { recursive: true });
+    const copies = [
+      await startDaemon(t, { ...options, home: first.home }),
+      await startDaemon(t, { ...options, home: second }),
+    ];
+    const url = await startBalancer(t, copies);
+    const agent = startAgent(t, url, ['--address', '10.0.0.1'], { env: { VERS_AUTH_TOKEN: image } });
+    const heardBy = async ({ url: base }: Daemon, since = '') =>
+      until(
+        'a sign of life',
+        async () => {
+          const { body } = await call(base, 'GET', '/registry/vms/vm-1', {
+            headers: { authorization: 'Bearer s3cret' },
+          });
+          const { lastSeen = '' } = body as { lastSeen?: string };
+          return lastSeen > since ? lastSeen : undefined;
+        },
+        // The agent waits up to 10 s after it has reached the wrong registry several times.
+        60_000,
+      );
+    const heardOften = async (copy: Daemon) => {
+      for (let times = 0, since = ''; times < 10; times++) since = await heardBy(copy, since);
+    };
+    await Promise.all(copies.map(heardOften));
+    assert.equal(agent.child.exitCode, null);
+    for (const copy of copies) {
+      const { stdout } = await copy.command(['history', 'vm-1', '-o', 'json']);
+      const types = (JSON.parse(stdout) as { type: string }[]).map(({ type }) => type);
+      assert.equal(types.filter((type) => type === 'registered').length, 1, 'it was registered once');
+      assert.equal((await copy.command(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/vm-1\n');
+    }
+  });
 });
 
 test('two daemons on copies of one data dir behind one URL are found and shown, and the agent stays', async (t) => {
