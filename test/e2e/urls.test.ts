@@ -45,7 +45,7 @@ for (const fault of ['closed', 'frozen'] as const) {
     assert.equal(registered.code, 0, registered.stderr);
     assert.match(registered.stderr, new RegExp(`POST ${b.url}/registry/vms\\?include=liveness 201`));
     assert.doesNotMatch(registered.stderr, new RegExp(`POST ${a.url}`));
-    const outputs: readonly [args: string[], stdout: RegExp][] = [
+    const outputs: [args: string[], stdout: RegExp][] = [
       [['addr', 'infra'], /^10\.0\.0\.1\n$/],
       [['url', 'infra'], /^http:\/\/10\.0\.0\.1:3001\n$/],
       [['exec', 'infra', '--', 'sh', '-c', 'echo $VREG_VM_URL'], /^http:\/\/10\.0\.0\.1:3001\n$/],
@@ -56,14 +56,16 @@ for (const fault of ['closed', 'frozen'] as const) {
       [['health'], /^ok\n$/],
       [['status'], new RegExp(`^registry ${b.url} \\(URL 2 of 2\\): ok`)],
       [['wait', 'infra', '--timeout', '20s', '-q'], /^infra-1\n$/],
-      [['__complete', 'zsh', 'get', 'i'], /^infra-1\t/m],
-      [['rm', 'infra-1', '--yes'], /infra-1/],
     ];
-    for (const [args, expected] of outputs) {
+    const check = async (args: string[], expected: RegExp) => {
       const { code, stdout, stderr } = await vreg(args);
       assert.match(stdout, expected, `${args.join(' ')}: ${stderr}`);
       assert.deepEqual([args, code], [args, 0]);
-    }
+    };
+    // Concurrently, because each of them waits for the first URL.
+    await Promise.all(outputs.map((each) => check(...each)));
+    await check(['__complete', 'zsh', 'get', 'i'], /^infra-1\t/m);
+    await check(['rm', 'infra-1', '--yes'], /infra-1/);
   });
 }
 
