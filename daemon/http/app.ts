@@ -21,7 +21,7 @@ import type { Registry } from '../registry/registry.ts';
 import type { MonitoredStore } from '../store/monitored-store.ts';
 import { abandon, assignRequestId, auditRefused, requestIds, startAudit } from './audit.ts';
 import { assertPrincipalActive, authenticate, authorize } from './auth.ts';
-import { RequestContext, type Result, type Route, type Services } from './context.ts';
+import { RequestContext, type Result, type Route } from './context.ts';
 import { checkHeaders, sendError } from './errors.ts';
 import { EventFanout } from './handlers/event-fanout.ts';
 import { LongPollQueue } from './handlers/long-poll-queue.ts';
@@ -38,6 +38,7 @@ import { answerUnknownRoute, findRoute } from './router.ts';
 import { ROUTES } from './routes.ts';
 import { type RequestHandler, Servers } from './server/servers.ts';
 import type { Tls } from './server/tls.ts';
+import type { Services } from './services.ts';
 
 /**
  * The pipeline: the steps in the order in which they run. Each is a function in its own module; none registers itself elsewhere.

@@ -9,9 +9,10 @@ import { maskRequestTarget, maskTokens } from '../../src/protocol/redact.ts';
 import { redact } from '../process/log.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import { ANONYMOUS } from '../registry/preconditions.ts';
-import type { RequestContext, Services } from './context.ts';
+import type { RequestContext } from './context.ts';
 import { schemeOf } from './request/proxy.ts';
 import type { Refused } from './server/raw-answer.ts';
+import type { Services } from './services.ts';
 
 /** A valid request id from a client: visible ASCII, which a header and a log can contain unchanged. */
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;

@@ -1,36 +1,14 @@
 /** The request context for pipeline steps and handlers: parameters, principal, services, and the state of the response. */
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
-import type { Logger } from 'pino';
-import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Restriction, Scope } from '../../src/protocol/token.ts';
 import type { Role } from '../../src/protocol/vm.ts';
-import type { Authenticator } from '../access/authenticator.ts';
 import type { Principal } from '../access/principal.ts';
-import { type Budget, type Budgets, type Scheduler, type Semaphore, type StreamLimits, UNCOUNTED } from '../limits.ts';
-import type { EventLoopMonitor } from '../observability/event-loop.ts';
-import type { ActivityRing } from '../registry/activity-ring.ts';
-import { type Warming, warmingOf } from '../registry/explain.ts';
-import { assertPermitted, permits, type WriteOptions } from '../registry/preconditions.ts';
-import type { Registry } from '../registry/registry.ts';
-import type { VmRecord } from '../registry/vm-record.ts';
-import type { Snapshot } from '../registry/vm-snapshot.ts';
-import type { MonitoredStore } from '../store/monitored-store.ts';
-import type { EventFanout } from './handlers/event-fanout.ts';
-import type { LongPollQueue } from './handlers/long-poll-queue.ts';
-import type { OpenApi } from './openapi/document.ts';
-import type { RequestCounts } from './request-counts.ts';
-import { includesTag, type ListTags } from './response/list-tags.ts';
-import {
-  CHUNK_SIZE,
-  encodeList,
-  encodeSnapshot,
-  listLength,
-  reserveFor,
-  SnapshotBody,
-  snapshotLength,
-} from './response/streaming.ts';
+import type { Warming } from '../registry/explain.ts';
+import { assertPermitted } from '../registry/preconditions.ts';
+import type { SnapshotBody } from './response/streaming.ts';
+import type { Services } from './services.ts';
 
 export interface Route {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -79,76 +57,6 @@ export interface Result {
   etag?: string;
   /** Why the body may contain dead VMs. */
   warming?: Warming | undefined;
-}
-
-/** Options of {@link RequestContext.entries}. */
-interface ListOptions {
-  /** The entries that the warming header covers, if the list omits some of them. */
-  offered?: readonly VmRecord[];
-  /** Names of the list in the response; by default `vms`. */
-  names?: readonly string[];
-  /** From {@link RequestContext.listTag}. */
-  tag?: string | undefined;
-  headers?: Result['headers'];
-}
-
-/** The parts of the daemon that all requests share. */
-export interface Services {
-  readonly registry: Registry;
-  readonly store: MonitoredStore;
-  readonly authenticator: Authenticator;
-  readonly log: Logger;
-  /** The log contains successful reads and heartbeats. */
-  readonly logsReads: boolean;
-  /** Version of the daemon. */
-  readonly version: string;
-  /** @returns a request id that is unique across requests and daemons */
-  newRequestId(): string;
-  /** Names of this registry besides `localhost` and its addresses, in lower case. */
-  readonly names: Pick<ReadonlySet<string>, 'has'>;
-  /** Origins whose pages may use the registry, as browsers write them; undefined if none was configured. */
-  readonly allowedOrigins: ReadonlySet<string> | undefined;
-  /** True if forwarded headers of this peer are trusted; undefined if no proxy is configured. */
-  readonly isTrustedProxy: ((address: string | undefined) => boolean) | undefined;
-  /** URL under which browsers reach the registry; undefined if none was configured. */
-  readonly publicUrl: string | undefined;
-  /** The TCP address on which the registry listens; undefined if there is none. */
-  ownAddress(): { host: string; port: number; isHttps: boolean } | undefined;
-  readonly activity: ActivityRing;
-  /** Maximum size of a request body in bytes. */
-  readonly maxBody: number;
-  /** Budget for large request bodies. */
-  readonly bodies: Budget;
-  /** Folder in which backups are prepared; if undefined, the daemon offers no backups. */
-  readonly dataDir: string | undefined;
-  /** Aborted when the daemon stops, which ends long polls and streams. */
-  readonly stopping: AbortSignal;
-  /** Limits of each event stream. */
-  readonly streams: StreamLimits;
-  readonly fanout: EventFanout;
-  /** Caps concurrent long polls and event streams. */
-  readonly openStreams: Semaphore;
-  /** Caps concurrent backups. */
-  readonly backups: Semaphore;
-  /** Budget for response bytes that clients have not read yet. */
-  readonly responses: Budget;
-  /** Budget for events that wait for slow subscribers. */
-  readonly subscribers: Budget;
-  readonly longPolls: LongPollQueue;
-  readonly listTags: ListTags;
-  /** All memory budgets, for the metrics. */
-  readonly budgets: Budgets;
-  readonly requests: RequestCounts;
-  readonly eventLoop: EventLoopMonitor;
-  readonly openApi: OpenApi;
-  /** Bytes that the heap may take. */
-  readonly heapLimit: number;
-  /** Counts since the start of the daemon, for the metrics. */
-  readonly counters: {
-    /** Query parameters that the requested route does not know. */
-    unknownParameters: number;
-  };
-  readonly scheduler: Scheduler;
 }
 
 const NO_PARAMS = Object.freeze({});
@@ -318,193 +226,10 @@ export class RequestContext {
     throw invalidQuery(name, `${name}: "${text}" is not a whole number from ${min} to ${max}`);
   }
 
-  /**
-   * Principal, restriction and expected ETags (`If-Match`, `If-None-Match`) of a change.
-   * @throws VregError INVALID, PRECONDITION_FAILED, TOO_MANY_REQUESTS
-   */
-  write(): WriteOptions {
-    // Before anything is changed, reject a request whose response could not be encoded or buffered.
-    this.#encoder();
-    const size = this.#entrySize();
-    if (this.method !== 'DELETE' && size > UNCOUNTED.response) this.services.responses.assertFits(size);
-    const { 'if-match': match, 'if-none-match': noneMatch } = this.headers;
-    const { name: by, restriction } = this.principal;
-    // An entry cannot both exist and not exist (RFC 9110, 13.2.2).
-    if (noneMatch === '*' && match !== undefined) {
-      throw new VregError('PRECONDITION_FAILED', 'If-Match cannot be combined with If-None-Match: *', {
-        field: 'if-none-match',
-        hint: 'send only one of them',
-      });
-    }
-    if (noneMatch === '*') return { by, restriction, expect: 'none' };
-    if (noneMatch !== undefined) {
-      throw new VregError(
-        'INVALID',
-        `unsupported If-None-Match ${noneMatch}: only * is allowed when changing an entry`,
-        {
-          field: 'if-none-match',
-          hint: 'send * to create an entry only if it does not exist, or send the ETag as If-Match',
-        },
-      );
-    }
-    if (match === undefined) return { by, restriction };
-    if (match === '*') return { by, restriction, expect: 'any' };
-    return { by, restriction, expect: parseEntityTags(match) };
-  }
-
-  /** Runs the change of a large entry through the scheduler. Even a short request may rewrite a large entry. */
-  runScheduled<T>(work: () => Promise<T>): Promise<T> {
-    return this.#entrySize() > UNCOUNTED.response ? Promise.resolve(this.services.scheduler.run(work)) : work();
-  }
-
-  /** Maximum size of the entry in bytes before and after this request. A chunked body of unknown length counts as large. */
-  #entrySize(): number {
-    const { id = '' } = this.params;
-    const { registry } = this.services;
-    const { 'content-length': length = 0, 'transfer-encoding': coding } = this.headers;
-    const added = coding === undefined ? Number(length) : UNCOUNTED.response + 1;
-    return Math.max(added, registry.has(id) ? registry.get(id).size : 0);
-  }
-
-  /** The entry that a change has written. */
-  entry(entry: VmRecord, status = 200): Result {
-    const { position } = this;
-    if (position !== undefined && entry.version.revision > revisionOf(position)) this.position = entry.position;
-    return { status, body: this.#encoder()(entry), etag: entry.position };
-  }
-
-  /** A result with one entry, and the warming header if its liveness is uncertain. */
-  read(entry: VmRecord): Result {
-    const body = this.#encoder()(entry);
-    const length = this.isPlain ? entry.size : undefined;
-    return { status: 200, body, length, etag: entry.position, warming: this.#warmingOf([entry]) };
-  }
-
-  /** A result with a list of entries. */
-  entries(entries: readonly VmRecord[], { offered = entries, names, tag, headers }: ListOptions = {}): Result {
-    const { readFilter } = this;
-    const seen = (all: readonly VmRecord[]) => (readFilter ? all.filter((entry) => permits(readFilter, entry)) : all);
-    const encode = this.#encoder();
-    const warming = this.#warmingOf(seen(offered));
-    return this.#unlessKnown(tag, { warming, headers }, () => {
-      const { scheduler, responses } = this.services;
-      const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
-      const listed = seen(entries);
-      const body = encodeList(listed, encode, scheduler, reserve, names);
-      if (typeof body !== 'string') this.destroyWhenRevoked();
-      return { body, length: this.isPlain ? listLength(listed, names) : undefined };
-    });
-  }
-
-  /** A result with a list that all its readers share. */
-  snapshot(snapshot: Snapshot): Result {
-    const { registry, scheduler, responses, listTags } = this.services;
-    const tag = listTags.ofSnapshot(snapshot, () => this.#tagOf(snapshot.stamp));
-    return this.#unlessKnown(tag, { warming: this.#warmingOf(snapshot) }, () => {
-      const now = () => registry.clock.listening();
-      const length = snapshotLength(snapshot);
-      if (length <= CHUNK_SIZE) return { body: encodeSnapshot(snapshot, now()), length };
-      const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
-      const body = new SnapshotBody(snapshot, now, scheduler, reserve);
-      this.destroyWhenRevoked();
-      return { body, length };
-    });
-  }
-
-  /**
-   * The weak ETag of the list that the request asks for. Compute it before the list: a newer list with this tag is only sent
-   * again, but an older list with a newer tag would hide the change from later requests.
-   * @param role if the list contains only VMs with a role
-   */
-  listTag(role: string | undefined): string {
-    return this.#tagOf(this.services.registry.stamp(role));
-  }
-
-  /** @param stamp of the listed VMs */
-  #tagOf(stamp: string): string {
-    // A long poll returns the same list as a request that does not wait.
-    const { wait: _wait, min: _min, minPosition: _position, ...query } = this.queryParams;
-    return this.services.listTags.of(stamp, [this.route!.path, this.params, query, this.readFilter]);
-  }
-
-  /** A result with a tag, or 304 if the client has the list already. @param encode creates the body */
-  #unlessKnown(
-    tag: string | undefined,
-    { warming, headers }: Pick<Result, 'warming' | 'headers'>,
-    encode: () => Pick<Result, 'body' | 'length'>,
-  ): Result {
-    if (tag === undefined) return { status: 200, ...encode(), headers, warming };
-    const known = this.headers['if-none-match'];
-    const all = { ...headers, etag: tag };
-    if (known !== undefined && includesTag(known, tag)) return { status: 304, body: '', headers: all, warming };
-    return { status: 200, ...encode(), headers: all, warming };
-  }
-
-  #warmingOf(entries: Iterable<VmRecord> | Snapshot): Warming | undefined {
-    const { registry } = this.services;
-    return warmingOf(entries, registry.clock, registry.staleAfter);
-  }
-
   /** True if entries are encoded without added fields, so their length is already known. */
   get isPlain(): boolean {
     return this.param('include') === undefined;
   }
-
-  /** Returns the encoder for entries: plain, or with the fields that `include` requests. */
-  #encoder(): (entry: VmRecord) => string {
-    const { registry } = this.services;
-    const include = this.param('include');
-    if (include === undefined) return encodePlain;
-    if (include !== INCLUDE_LIVENESS.include) {
-      throw invalidQuery('include', `include: "${include}" is not known (one of ${INCLUDE_LIVENESS.include})`);
-    }
-    return (entry) => {
-      const { id, role } = entry;
-      // The VM may have left the reader's role since the list was made. The health of its services is as of now.
-      const isInRole = registry.has(id) && registry.get(id).role === role;
-      const health = isInRole ? registry.health.of(entry) : undefined;
-      return entry.jsonWith({
-        stale: registry.isStale(entry),
-        ...(entry.isSuspect ? { suspect: true } : {}),
-        ...(health ? { health } : {}),
-      });
-    };
-  }
-}
-
-/** An entity tag in a list, and the comma behind it (RFC 9110, 8.8.3). Elements of a list may be empty (5.6.1). */
-const ENTITY_TAG = /[ \t]*(?:(W\/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)/y;
-
-/**
- * Parses the list of `If-Match`.
- * @returns the strong tags without their quotes. A weak one never matches (RFC 9110, 13.1.1)
- * @throws VregError INVALID
- */
-function parseEntityTags(header: string): string[] {
-  const strong: string[] = [];
-  let count = 0;
-  for (let at = 0; at < header.length; at = ENTITY_TAG.lastIndex) {
-    ENTITY_TAG.lastIndex = at;
-    const found = ENTITY_TAG.exec(header);
-    if (!found) break;
-    const [, weak, tag] = found;
-    if (tag !== undefined) count++;
-    if (tag !== undefined && weak === undefined) strong.push(tag);
-  }
-  if (count > 0 && ENTITY_TAG.lastIndex === header.length) return strong;
-  throw new VregError('INVALID', `invalid if-match ${header}: not a list of ETags in double quotes`, {
-    field: 'if-match',
-    hint: 'send the ETag of the entry unchanged, with its quotes',
-  });
-}
-
-/** The revision of a position. */
-function revisionOf(position: string): number {
-  return Number.parseInt(position, 10);
-}
-
-function encodePlain({ json }: VmRecord): string {
-  return json;
 }
 
 function whenAborted(signals: readonly AbortSignal[], act: () => void): () => void {
@@ -513,11 +238,6 @@ function whenAborted(signals: readonly AbortSignal[], act: () => void): () => vo
   return () => {
     for (const signal of signals) signal.removeEventListener('abort', act);
   };
-}
-
-/** A response with a JSON body. */
-export function jsonResult(value: unknown, status = 200): Result {
-  return { status, body: JSON.stringify(value) };
 }
 
 export function invalidQuery(field: string, message: string): VregError {

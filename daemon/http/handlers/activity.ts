@@ -1,6 +1,7 @@
 /** `GET /registry/activity`: the last hour of the fleet. */
 import { VregError } from '../../../src/protocol/errors.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
+import { jsonResult } from '../results.ts';
 
 /** @throws VregError FORBIDDEN for a restricted token, because the activity counts all VMs */
 export function readActivity({ services, readFilter }: RequestContext): Result {

@@ -2,7 +2,8 @@
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { Cleared, Conflicts } from '../../../src/protocol/heartbeat.ts';
 import { permits } from '../../registry/preconditions.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
+import { jsonResult } from '../results.ts';
 
 export function listConflicts({ services: { registry }, readFilter }: RequestContext): Result {
   const isReadable = (id: string) =>

@@ -6,6 +6,7 @@ import { assertActive } from '../../access/authenticator.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
+import { listResult, listTag, snapshotResult } from '../results.ts';
 
 /**
  * Returns the live VMs with a role. With `wait=30s`, the response is delayed until at least `min` VMs (default 1) are live or
@@ -21,7 +22,7 @@ export function discover(ctx: RequestContext): Result | Promise<Result> {
   const isImmediate = timeoutMs === 0 || ctx.method === 'HEAD';
   if (isImmediate && isShared(ctx, query)) return respond(ctx, role, query, []);
   // With `strict`, VMs leave the list as time passes.
-  const tag = query.strict ? undefined : ctx.listTag(role);
+  const tag = query.strict ? undefined : listTag(ctx, role);
   const find = () => findLive(ctx, role, query);
   const found = find();
   if (isImmediate || found.length >= min) return respond(ctx, role, query, found, tag);
@@ -60,10 +61,10 @@ function respond(
   tag?: string,
 ): Result {
   const { registry } = ctx.services;
-  if (isShared(ctx, query)) return ctx.snapshot(registry.liveSnapshot(role));
-  if (!query.strict) return ctx.entries(found, { tag });
+  if (isShared(ctx, query)) return snapshotResult(ctx, registry.liveSnapshot(role));
+  if (!query.strict) return listResult(ctx, found, { tag });
   // In strict mode, compute the warming header from the omitted VMs as well, because their liveness is uncertain.
-  return ctx.entries(found, { offered: registry.discover(role, { ...query, strict: false }) });
+  return listResult(ctx, found, { offered: registry.discover(role, { ...query, strict: false }) });
 }
 
 interface LongPoll {

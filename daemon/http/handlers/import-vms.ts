@@ -4,10 +4,11 @@ import { toErrorBody, VregError } from '../../../src/protocol/errors.ts';
 import { type ImportedVm, parseImported } from '../../../src/protocol/vm.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { assertPrincipalActive } from '../auth.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
 import { parseJson, rejectFlaw } from '../request/body.ts';
 import { splitList } from '../response/json-list.ts';
 import { reserveFor } from '../response/streaming.ts';
+import { jsonResult } from '../results.ts';
 
 /** An entry of the body: the parsed one, or why it cannot be registered. */
 type Item = { id: string | undefined; vm: ImportedVm } | { id: string | undefined; error: VregError };

@@ -3,27 +3,28 @@ import type { ReefDiff } from '../../../src/protocol/api.ts';
 import type { ReefConfig } from '../../../src/protocol/vm.ts';
 import { notFound, permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
 import { isVregClient } from '../response/response.ts';
+import { jsonResult, listResult } from '../results.ts';
 
 export function children(ctx: RequestContext): Result {
   ctx.assertReadable(ctx.id);
-  return listResult(ctx, 'children', ctx.services.registry.lineage.children(ctx.id));
+  return relativesResult(ctx, 'children', ctx.services.registry.lineage.children(ctx.id));
 }
 
 export function ancestors(ctx: RequestContext): Result {
   ctx.assertReadable(ctx.id);
-  return listResult(ctx, 'ancestors', ctx.services.registry.lineage.ancestors(ctx.id));
+  return relativesResult(ctx, 'ancestors', ctx.services.registry.lineage.ancestors(ctx.id));
 }
 
 export function subtree(ctx: RequestContext): Result {
   ctx.assertReadable(ctx.id);
-  return listResult(ctx, 'subtree', ctx.services.registry.lineage.subtree(ctx.id));
+  return relativesResult(ctx, 'subtree', ctx.services.registry.lineage.subtree(ctx.id));
 }
 
 /** @param name of the list in the reef server's response; vreg clients also receive it as `vms`, like every other list */
-function listResult(ctx: RequestContext, name: string, entries: readonly VmRecord[]): Result {
-  return ctx.entries(entries, { names: isVregClient(ctx) ? [name, 'vms'] : [name] });
+function relativesResult(ctx: RequestContext, name: string, entries: readonly VmRecord[]): Result {
+  return listResult(ctx, entries, { names: isVregClient(ctx) ? [name, 'vms'] : [name] });
 }
 
 /** Compares the `reefConfig` of two VMs: what the second one has and the first one lacks, and the reverse. */

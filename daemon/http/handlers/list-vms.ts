@@ -6,6 +6,7 @@ import { permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
 import { formatCursor, type Place, parseCursor } from '../request/cursor.ts';
+import { listResult, listTag, snapshotResult } from '../results.ts';
 
 interface Query {
   role: string | undefined;
@@ -26,15 +27,15 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
   const { role, status, parentId, selector, sort, limit, after } = query;
   const { registry } = ctx.services;
   const isFiltered = (status ?? parentId ?? selector ?? limit ?? after ?? ctx.readFilter) !== undefined;
-  if (!isFiltered && sort === 'registered' && ctx.isPlain) return ctx.snapshot(registry.snapshot(role));
+  if (!isFiltered && sort === 'registered' && ctx.isPlain) return snapshotResult(ctx, registry.snapshot(role));
   // Heartbeats change the order `seen`.
-  const tag = sort === 'seen' ? undefined : ctx.listTag(role);
+  const tag = sort === 'seen' ? undefined : listTag(ctx, role);
   if (sort === 'registered' || sort === 'id') return listPage(ctx, query, sort, tag);
   if (after !== undefined) {
     const sorts = Object.keys(PAGED).join(', ');
     throw invalidQuery('after', `after: a list with sort=${sort} has no pages (only with sort=${sorts})`);
   }
-  const respond = (entries: readonly VmRecord[]) => ctx.entries(sorted(entries, sort).slice(0, limit), { tag });
+  const respond = (entries: readonly VmRecord[]) => listResult(ctx, sorted(entries, sort).slice(0, limit), { tag });
   return select(ctx, registry.list({ role, status, parentId }), selector, respond);
 }
 
@@ -68,10 +69,10 @@ function listPage(
   const respond = (entries: readonly VmRecord[]) => {
     const inOrder = sort === 'id' ? firstById(entries, limit + 1) : entries;
     const page = inOrder.slice(0, limit);
-    if (page.length === inOrder.length) return ctx.entries(page, { tag });
+    if (page.length === inOrder.length) return listResult(ctx, page, { tag });
     const last = page.at(-1)!;
     const cursor = formatCursor(sort === 'id' ? last.id : last.version.created, list);
-    return ctx.entries(page, { tag, headers: { link: `<${nextUrl(ctx, cursor)}>; rel="next"` } });
+    return listResult(ctx, page, { tag, headers: { link: `<${nextUrl(ctx, cursor)}>; rel="next"` } });
   };
   if (sort === 'id') return select(ctx, listAfterId(ctx, query, place), selector, respond);
   // A selector may reject any number of VMs, so it needs more of them than the page has.

@@ -2,7 +2,9 @@
 import type { Health } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { Exposition, type Sample } from '../../observability/exposition.ts';
-import { jsonResult, type RequestContext, type Result, type Services } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
+import { jsonResult } from '../results.ts';
+import type { Services } from '../services.ts';
 
 export function health(): Result {
   return jsonResult({ status: 'ok', uptime: process.uptime() } satisfies Health);

@@ -5,7 +5,8 @@
 import { setTimeout } from 'node:timers/promises';
 import { formatChecks, type ProbeCheck } from '../../../src/protocol/probe.ts';
 import type { MonitoredStore } from '../../store/monitored-store.ts';
-import type { RequestContext, Result, Services } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
+import type { Services } from '../services.ts';
 
 /** Milliseconds for which a probe waits for the store: half of the time after which Kubernetes gives up. */
 const PATIENCE = 500;

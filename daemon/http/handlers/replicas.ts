@@ -1,7 +1,8 @@
 /** `GET /registry/replicas`: the daemons that share the store with this one, and which of them has answered. */
 import type { ReplicaList } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
+import { jsonResult } from '../results.ts';
 
 /** @throws VregError FORBIDDEN for a restricted token, because the replicas are not about its VMs */
 export function listReplicas({ services, readFilter }: RequestContext): Result {

@@ -7,11 +7,12 @@ import { parseObject } from '../../../src/protocol/vm.ts';
 import type { Principal } from '../../access/principal.ts';
 import { SESSION_LIFETIME } from '../../access/sessions.ts';
 import { authenticateIfPossible } from '../auth.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
 import { sessionCookie, sessionSecret } from '../request/cookies.ts';
 import { isLoopback } from '../request/loopback.ts';
 import { schemeOf } from '../request/proxy.ts';
 import { assertSameOrigin } from '../request/same-origin.ts';
+import { jsonResult } from '../results.ts';
 import { identityOf } from './tokens.ts';
 
 /** `POST /auth/magic-link`, as in the original registry (vers-agent-services). */

@@ -11,7 +11,8 @@ import {
 import { assertActive } from '../../access/authenticator.ts';
 import type { Principal } from '../../access/principal.ts';
 import { noSuchToken } from '../../access/tokens.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
+import { jsonResult } from '../results.ts';
 
 export function listTokens({ services }: RequestContext): Result {
   const tokens = services.authenticator.tokens.list;

@@ -12,7 +12,9 @@ import type { Proof } from '../../registry/incarnation.ts';
 import { assertMayHeartbeat, permitsHeartbeat } from '../../registry/preconditions.ts';
 import { withFields } from '../../registry/vm-record.ts';
 import { assertPrincipalActive } from '../auth.ts';
-import { jsonResult, type RequestContext, type Result } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
+import { runScheduled, writeOptions } from '../request/write-options.ts';
+import { entryResult, jsonResult, readResult } from '../results.ts';
 
 /** Attempts to record a heartbeat while other replicas receive heartbeats of the same VM. */
 const MAX_CLAIMS = 5;
@@ -26,10 +28,11 @@ export async function registerVm(ctx: RequestContext): Promise<Result> {
   const { registry, authenticator } = ctx.services;
   ctx.subject = { vm: registration.id };
   assertMayChoose(principal, registration.id);
-  if (principal.scope !== 'enrol') return ctx.entry(await registry.register(registration, ctx.write()), 201);
-  const enrolment = { enroller: principal.token!, registration, from: ctx.remoteAddress, write: ctx.write() };
+  if (principal.scope !== 'enrol')
+    return entryResult(ctx, await registry.register(registration, writeOptions(ctx)), 201);
+  const enrolment = { enroller: principal.token!, registration, from: ctx.remoteAddress, write: writeOptions(ctx) };
   const { entry, secret } = await enrol(registry, authenticator.tokens, enrolment);
-  return { ...ctx.entry(entry, 201), body: entry.jsonWith({ token: secret }) };
+  return { ...entryResult(ctx, entry, 201), body: entry.jsonWith({ token: secret }) };
 }
 
 /** @throws VregError INVALID as {@link assertUnsplittable} for a token that is limited, but not to this VM */
@@ -40,7 +43,7 @@ function assertMayChoose({ scope, restriction }: Principal, id: string): void {
 
 export function readVm(ctx: RequestContext): Result {
   ctx.assertReadable(ctx.id);
-  return ctx.read(ctx.services.registry.get(ctx.id));
+  return readResult(ctx, ctx.services.registry.get(ctx.id));
 }
 
 export async function replaceVm(ctx: RequestContext): Promise<Result> {
@@ -48,8 +51,8 @@ export async function replaceVm(ctx: RequestContext): Promise<Result> {
   const { registry } = ctx.services;
   await registry.replicas.awaitVm(ctx.id);
   if (!registry.has(ctx.id)) assertMayChoose(ctx.principal, ctx.id);
-  const { entry, created } = await registry.replace(registration, ctx.write());
-  return ctx.entry(entry, created ? 201 : 200);
+  const { entry, created } = await registry.replace(registration, writeOptions(ctx));
+  return entryResult(ctx, entry, created ? 201 : 200);
 }
 
 export async function updateVm(ctx: RequestContext): Promise<Result> {
@@ -58,13 +61,13 @@ export async function updateVm(ctx: RequestContext): Promise<Result> {
   // As in the original registry (vers-agent-services), an unknown VM is 404 even if the body is invalid.
   registry.get(ctx.id);
   const update = parseUpdate(ctx.body, ctx.id);
-  const options = ctx.write();
-  return ctx.entry(await ctx.runScheduled(() => registry.update(ctx.id, update, options)));
+  const options = writeOptions(ctx);
+  return entryResult(ctx, await runScheduled(ctx, () => registry.update(ctx.id, update, options)));
 }
 
 export async function removeVm(ctx: RequestContext): Promise<Result> {
-  const options = ctx.write();
-  const position = await ctx.runScheduled(() => ctx.services.registry.deregister(ctx.id, options));
+  const options = writeOptions(ctx);
+  const position = await runScheduled(ctx, () => ctx.services.registry.deregister(ctx.id, options));
   ctx.position = formatPosition(position);
   return jsonResult({ deleted: true });
 }
