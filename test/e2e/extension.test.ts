@@ -10,6 +10,7 @@ import { copyState, find, heardAfter, heardTwice, startAgent } from '../helpers/
 import { endAfter, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { serveLive } from '../helpers/live-registry.ts';
 import { EXTENSIONS, startPi } from '../helpers/pi/pi.ts';
+import { json, stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 
 /** Starts a session of pi, and the work of the agent in it. */
@@ -320,6 +321,23 @@ test('with an invalid interval, the extension of vreg sends heartbeats, and its 
   const pi = startPi(t, daemon.url, { env: { VREG_INTERVAL: 'soon' } });
   await begin(pi);
   await until('the line', () => /^registry: vm-1; .*soon.*, so the interval is 60 s$/.test(pi.status() ?? ''));
+});
+
+test('the footer names the event that failed, and shows no control characters and no token', async (t) => {
+  const daemon = await serveLive(t);
+  const pi = startPi(t, daemon.url, { env: { VREG_INTERVAL: '1h' } });
+  await begin(pi);
+  await until('the line', () => pi.status() === 'registry: vm-1');
+  await pi.emit('vers:agent_spawned', { vmId: 'a-1', label: 'a', role: 'worker', address: 'not a host' });
+  await until('the failure', () =>
+    /^registry: vers:agent_spawned: invalid address "not a host"/.test(pi.status() ?? ''),
+  );
+
+  const token = `vreg_${'x'.repeat(43)}`;
+  const url = await stub(t, (_request, response) => json(response, 503, { error: `\u001b]0;no\u0007 ${token}\nline` }));
+  const away = startPi(t, url);
+  await away.fire('session_start');
+  assert.equal(await until('the error', () => away.status()), 'registry: \ufffd]0;no\ufffd vreg_***\ufffdline');
 });
 
 test('the file of the extension needs no other file, and contains no token', async (t) => {

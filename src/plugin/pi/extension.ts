@@ -3,6 +3,7 @@
  * destroy, and adds the registry tools. In contrast to the extension of the original registry it never sets the status `stopped`,
  * because an idle VM must stay discoverable. The settings are those of vreg. The build makes one file of it, `dist/pi/registry.js`.
  */
+import { maskTokens, printable } from '../../protocol/redact.ts';
 import { announce, sendHeartbeat } from './own-vm.ts';
 import type { PiApi, PiContext } from './pi-api.ts';
 import { PiSession } from './pi-session.ts';
@@ -23,14 +24,15 @@ export default function registry(pi: PiApi): void {
   /** Why the interval in the settings is not used. */
   let warning: string | undefined;
 
-  const attempt = async (work: (current: PiSession) => Promise<string | undefined>): Promise<void> => {
+  /** @param what precedes the message of a failure that is not about this VM */
+  const attempt = async (work: (current: PiSession) => Promise<string | undefined>, what = ''): Promise<void> => {
     const current = session;
     pending++;
     try {
       const line = await current.inOrder(() => work(current));
       if (line !== undefined) show(line);
     } catch (error) {
-      if (!current.context.signal.aborted) show((error as Error).message);
+      if (!current.context.signal.aborted) show(what + (error as Error).message);
     } finally {
       pending--;
     }
@@ -38,7 +40,9 @@ export default function registry(pi: PiApi): void {
   const show = (line: string | undefined): void => {
     try {
       const parts = warning === undefined ? [line] : [line, warning];
-      context?.ui?.setStatus?.(STATUS_KEY, line === undefined ? undefined : `registry: ${parts.join('; ')}`);
+      // An error may quote text from a VM or a proxy, and the footer is part of a terminal.
+      const text = printable(maskTokens(`registry: ${parts.join('; ')}`));
+      context?.ui?.setStatus?.(STATUS_KEY, line === undefined ? undefined : text);
     } catch {
       // The session of this context has ended.
     }
@@ -80,11 +84,13 @@ export default function registry(pi: PiApi): void {
   });
   for (const channel of CHANNELS)
     pi.events.on(channel, (data) =>
-      attempt((current) =>
-        current.withClient(undefined, async ({ client }) => {
-          await applyEvent(current, client, channel, data);
-          return undefined;
-        }),
+      attempt(
+        (current) =>
+          current.withClient(undefined, async ({ client }) => {
+            await applyEvent(current, client, channel, data);
+            return undefined;
+          }),
+        `${channel}: `,
       ),
     );
 }
