@@ -21,6 +21,7 @@ import {
 } from '../fleet/self.ts';
 import { VregError } from '../protocol/errors.ts';
 import { livenessOf } from '../protocol/liveness.ts';
+import { maskTokens, printable } from '../protocol/redact.ts';
 
 /** Milliseconds for the whole hook, unless `--timeout` is given: coding agents wait for it before the first prompt. */
 const TIME_LIMIT = 3000;
@@ -107,8 +108,9 @@ async function sparing(context: Context, work: () => Promise<void>): Promise<voi
   }
 }
 
+/** An error may quote text from a proxy, which must not add a line to the context of a model. */
 async function say(context: Context, lines: readonly string[], data: object): Promise<void> {
-  await context.print({ kind: 'value', text: lines.join('\n'), data });
+  await context.print({ kind: 'value', text: lines.map((line) => printable(maskTokens(line))).join('\n'), data });
 }
 
 /** Reads from stdin which event the coding agent reports, and why. Empty if it wrote no JSON object. */
