@@ -1,6 +1,6 @@
 /** The real program with several URLs: commands, streams and the agent, while the registry behind one of the URLs is gone or frozen. */
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
@@ -220,7 +220,10 @@ test('an agent uses the next URL while the first one is gone, and raises no alar
   }
   const { registeredAt } = (await find(daemon))!;
   assert.equal(registeredAt, first.registeredAt);
-  assert.doesNotMatch(agent.said(), /restored|rewound|in turn|different registries|other registry|"level":(40|50)/);
+  assert.doesNotMatch(
+    agent.said(),
+    /restored|rewound|in turn|different registries|other registry|"level":"(warn|error)"/,
+  );
   assert.doesNotMatch(daemon.said(), /rollback_detected|conflict/);
   const { ms, code } = await agent.end();
   assert.equal(code, 0);
@@ -338,19 +341,11 @@ test('a unit for the agent contains the URLs', async (t) => {
 });
 
 test('the files of an agent with several URLs name the scheme as with one, and the cached address is used when both are gone', async (t) => {
-  const { daemon, a, b, urls, vreg } = await replicas(t);
+  const { a, b, urls, vreg } = await replicas(t);
   const runDir = join(tempDir(t), 'run');
   startAgent(t, urls, ['--run-dir', runDir, '--role', 'infra', '--address', '10.0.0.9', '--service', 'board:3001']);
-  await until('the VM is registered', () => find(daemon));
-  const file = join(runDir, 'by-role/infra/url');
-  await until('the file', () => {
-    try {
-      return readFileSync(file, 'utf8');
-    } catch {
-      return undefined;
-    }
-  });
-  assert.equal(readFileSync(file, 'utf8'), 'http://10.0.0.9:3001\n');
+  await until('the last file', () => existsSync(join(runDir, 'env')));
+  assert.equal(readFileSync(join(runDir, 'by-role/infra/url'), 'utf8'), 'http://10.0.0.9:3001\n');
   await a.close();
   await b.close();
   const cached = await vreg(['addr', 'infra', '--max-stale', '1h'], { VREG_RUN_DIR: runDir });
