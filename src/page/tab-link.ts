@@ -23,7 +23,7 @@ let stream: Stream | undefined;
 function openStream(): Stream {
   if (stream) return stream;
   stream = typeof SharedWorker === 'undefined' ? followAlone() : followTogether();
-  addEventListener('online', stream.wake);
+  addEventListener('online', () => stream?.wake());
   return stream;
 }
 
@@ -42,6 +42,10 @@ function followTogether(): Stream {
     type: 'module',
     name: 'vreg',
   });
+  // Its file is gone if the registry was updated since the page was loaded.
+  worker.onerror = () => {
+    stream = followAlone();
+  };
   const { port } = worker;
   port.onmessage = ({ data }: MessageEvent<FleetMessage>) => applyMessage(data);
   const send = (message: TabMessage) => port.postMessage(message);

@@ -96,6 +96,19 @@ test('a log-in and a log-out that fail for a moment can be repeated', UNLESS_BRO
   await window.assertClean();
 });
 
+test(
+  'a page whose worker is gone after an update of the registry follows the fleet alone',
+  UNLESS_BROWSER,
+  async (t) => {
+    const { url } = await startDaemon(t);
+    const window = await openWindow(browser, url, { mayFail: true });
+    await window.context.route('**/shared-worker-*.js', (route) => route.fulfill({ status: 404 }));
+    await window.page.goto(`${url}/`);
+    await untilLive(window);
+    await window.assertClean();
+  },
+);
+
 test('a registry without tokens needs no log-in', UNLESS_BROWSER, async (t) => {
   const { url } = await startDaemon(t);
   const window = await openWindow(browser, url);
