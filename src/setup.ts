@@ -2,12 +2,13 @@
  * The files of coding agents that `vreg setup` changes: the MCP server, the skill, and the hooks or the extension. None of them contains
  * a token.
  */
+import { isUtf8 } from 'node:buffer';
 import { lstatSync, readFileSync, readlinkSync, realpathSync, rmdirSync, rmSync } from 'node:fs';
 import { dirname, join, resolve, sep } from 'node:path';
 import { homeFolder } from './config/folders.ts';
 import { createFolder, writeAtomically } from './files.ts';
 import { VregError } from './protocol/errors.ts';
-import type { Change } from './setup/change.ts';
+import { type Change, invalid } from './setup/change.ts';
 import { addEntries, type JsonEntry, removeEntries } from './setup/json-entries.ts';
 import { removeOwned, writeOwned } from './setup/owned-file.ts';
 import {
@@ -228,13 +229,17 @@ function hookOf(event: string, name: 'start' | 'stop'): JsonEntry {
   };
 }
 
+/** @throws VregError USAGE if the file cannot be read, or is not UTF-8, because a change would damage other characters */
 function readText(path: string): string | undefined {
+  let bytes: Buffer;
   try {
-    return readFileSync(path, 'utf8');
+    bytes = readFileSync(path);
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw unusable('read', path, cause);
   }
+  if (!isUtf8(bytes)) throw invalid(path, 'is not encoded in UTF-8');
+  return bytes.toString('utf8');
 }
 
 /** The file that a symbolic link names, also if that file does not exist yet. */

@@ -341,6 +341,19 @@ test('setup accepts a file without content, and one that begins with a byte orde
   }
 });
 
+test('setup refuses a file in another encoding, which a change would damage', async (t) => {
+  const { home, setup } = aHome(t);
+  const file = join(home, '.claude.json');
+  for (const bytes of [Buffer.from('{"name": "caf\xe9"}', 'latin1'), Buffer.from('\ufeff{}', 'utf16le')]) {
+    writeFileSync(file, bytes);
+    const { code, stderr } = await setup('claude');
+    assert.equal(code, 5);
+    assert.ok(stderr.includes(`${file} is not encoded in UTF-8`), stderr);
+    assert.deepEqual(readFileSync(file), bytes);
+    assert.deepEqual(readdirSync(home), ['.claude.json']);
+  }
+});
+
 test('setup prints the files that it has changed before one that it cannot write', async (t) => {
   const { home, setup, read } = aHome(t);
   // A link to a folder that does not exist and cannot be created.
