@@ -9,7 +9,7 @@ import { AuthThrottle, OLD_TOKEN_ALLOWANCE } from './throttle.ts';
 import { expired, hashOf, newRevocation, TOKEN_FORM, Token, type Tokens, unauthorized } from './tokens.ts';
 
 /** Name of a principal with the root token, with which the daemon was started. */
-export const ROOT_NAME = 'VERS_AUTH_TOKEN';
+const ROOT_NAME = 'VERS_AUTH_TOKEN';
 /** Name of a principal without a token on the unix socket. */
 const SOCKET_NAME = 'socket';
 const TOKEN_HINT = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';

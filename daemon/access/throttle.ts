@@ -92,7 +92,7 @@ function remember(map: Map<string, number>, key: string, value: number): void {
 }
 
 /** An IPv4 address, or the /64 network of an IPv6 address, because each customer has at least a /64 (RFC 6177). */
-export function networkOf(address: string): string {
+function networkOf(address: string): string {
   if (!address.includes(':')) return address;
   const [, mapped] = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address) ?? [];
   if (mapped !== undefined) return mapped;

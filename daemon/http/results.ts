@@ -35,7 +35,7 @@ export function jsonResult(value: unknown, status = 200): Result {
 /** The entry that a change has written. */
 export function entryResult(ctx: RequestContext, entry: VmRecord, status = 200): Result {
   const { position } = ctx;
-  if (position !== undefined && entry.version.revision > revisionOf(position)) ctx.position = entry.position;
+  if (position !== undefined && entry.version.revision > revisionIn(position)) ctx.position = entry.position;
   return { status, body: encoderOf(ctx)(entry), etag: entry.position };
 }
 
@@ -138,7 +138,7 @@ export function encoderOf(ctx: RequestContext): (entry: VmRecord) => string {
 }
 
 /** The revision of a position. */
-function revisionOf(position: string): number {
+function revisionIn(position: string): number {
   return Number.parseInt(position, 10);
 }
 

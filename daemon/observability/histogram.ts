@@ -1,7 +1,7 @@
 /** A histogram with fixed buckets. An observation increments a number in an array, so that it costs nothing on hot paths. */
 
 /** Upper bounds of durations in seconds, from a heartbeat to a backup. */
-export const DURATION_BOUNDS: readonly number[] = [
+const DURATION_BOUNDS: readonly number[] = [
   0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 ];
 

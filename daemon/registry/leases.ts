@@ -10,7 +10,7 @@ import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { type Census, censusOf } from './census.ts';
 import { LeaseQueue } from './lease-queue.ts';
 import type { RecordQueue } from './record-queue.ts';
-import { removalOf, suspicionOf } from './suspicion.ts';
+import { suspicionOf, suspicionRemoval } from './suspicion.ts';
 import type { VmRecord } from './vm-record.ts';
 import { isUncertain } from './vm-snapshot.ts';
 
@@ -21,7 +21,7 @@ const MIN_MASS_LOSS = 10;
 const MAX_EXAMINED = 1000;
 
 /** The VMs whose leases a sweep found expired. */
-export interface Expired {
+interface Expired {
   stale: VmRecord[];
   suspect: VmRecord[];
 }
@@ -71,7 +71,7 @@ export class Leases {
     queue?.remove(before);
     // A change can become durable after later heartbeats of other VMs.
     this.#fresh.push(entry, ({ leaseFrom }) => leaseFrom > entry.leaseFrom);
-    if (queue === this.#suspect) this.#records?.add(removalOf(entry.id));
+    if (queue === this.#suspect) this.#records?.add(suspicionRemoval(entry.id));
     return queue === this.#suspect || queue === this.#stale;
   }
 
@@ -109,7 +109,7 @@ export class Leases {
   }
 
   forget(entry: VmRecord): void {
-    if (entry.queue === this.#suspect) this.#records?.add(removalOf(entry.id));
+    if (entry.queue === this.#suspect) this.#records?.add(suspicionRemoval(entry.id));
     entry.queue?.remove(entry);
   }
 
@@ -164,7 +164,7 @@ export class Leases {
     const expired: Expired = { stale: this.#suspect.takeDue(horizon), suspect: [] };
     for (const entry of expired.stale) {
       entry.endSuspicion();
-      this.#records?.add(removalOf(entry.id));
+      this.#records?.add(suspicionRemoval(entry.id));
     }
     const isMassLoss = due.length > 0 && this.#isMassLoss(due, horizon);
     for (const entry of due) {

@@ -9,7 +9,7 @@ import type { HeartbeatBuffer } from './heartbeat-buffer.ts';
 import { LeaseTerms, TERMS } from './lease-terms.ts';
 import { Leases } from './leases.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
-import { removalOf, type Suspicion, suspicionOf } from './suspicion.ts';
+import { type Suspicion, suspicionOf, suspicionRemoval } from './suspicion.ts';
 import type { VmRecord } from './vm-record.ts';
 
 /**
@@ -102,7 +102,7 @@ export class LivenessTracker {
       }
     }
     // A crash can leave the record of a VM that was removed or has sent a heartbeat.
-    for (const id of stored.keys()) this.#unsaved.records.add(removalOf(id));
+    for (const id of stored.keys()) this.#unsaved.records.add(suspicionRemoval(id));
     this.#leases.load(entries, now - this.#lease - UNSAVED_TIME);
   }
 

@@ -78,7 +78,7 @@ export class SharedChanges implements Changes {
       } catch (error) {
         if (error instanceof Superseded) {
           if (attempt >= MAX_ATTEMPTS) throw tooManyWriters(id);
-        } else if (isCurrent || !isRefusal(error)) throw error;
+        } else if (isCurrent || !mayBeOutdated(error)) throw error;
         else await this.#replication.refresh();
         isCurrent = true;
       }
@@ -182,7 +182,7 @@ async function settled(promise: Promise<unknown>): Promise<void> {
 }
 
 /** True for an error that depends on what this replica knows about a VM. */
-function isRefusal(error: unknown): boolean {
+function mayBeOutdated(error: unknown): boolean {
   return error instanceof VregError && REFUSALS.has(error.code);
 }
 

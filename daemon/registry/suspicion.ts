@@ -16,6 +16,6 @@ export function suspicionOf({ id, heardAt, leaseFrom }: VmRecord, lease: number)
 }
 
 /** Removes the record of a VM that is no longer suspect. */
-export function removalOf(id: string) {
+export function suspicionRemoval(id: string) {
   return { kind: 'lease', key: id, body: undefined } as const;
 }

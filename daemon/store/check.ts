@@ -60,7 +60,7 @@ export async function lock(dir: DataDir, receiver?: ContentsReceiver): Promise<L
     const child = startCheck(dir, receiver ? 'load' : 'check');
     child.stdin?.on('error', () => {});
     const ended = endOf(child);
-    const result = await Promise.race([readResult(child, receiver), ended.then(explainEnd)]);
+    const result = await Promise.race([awaitResult(child, receiver), ended.then(explainEnd)]);
     const release = async () => {
       child.stdin?.end();
       await ended;
@@ -91,7 +91,7 @@ async function endOf(child: ChildProcess): Promise<End> {
 }
 
 /** Resolves with the result among the lines of the output. Never resolves if there is none. */
-function readResult({ stdout }: ChildProcess, receiver: ContentsReceiver | undefined): Promise<CheckResult> {
+function awaitResult({ stdout }: ChildProcess, receiver: ContentsReceiver | undefined): Promise<CheckResult> {
   return new Promise((resolve) => {
     const read = (line: CheckLine) => {
       if ('vms' in line) receiver?.vms(decodeBatch(line));

@@ -15,7 +15,7 @@ import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../response/streaming.ts';
 import type { Subscription } from './event-fanout.ts';
 import { type EventFilter, parseFilter } from './event-filter.ts';
 import { CLOSE_GRACE, EventWriter } from './event-writer.ts';
-import { changedState, currentState, formatSelected, fullState, joinChunks, missedEvents } from './initial-events.ts';
+import { changedState, formatSelected, fullState, joinChunks, missedEvents, snapshotFor } from './initial-events.ts';
 
 const STREAM_HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -57,7 +57,7 @@ function stream(ctx: RequestContext, text: string | undefined): undefined | Prom
     writeStream(ctx, opened, joinChunks(missedEvents(missed, filter.select, registry.positions.latest)));
   } else if (!start || start === 'start' || filter.isLimited) {
     // The journal does not record which VMs no longer match a filter.
-    writeStream(ctx, opened, fullState(ctx, currentState(ctx, reservation), filter));
+    writeStream(ctx, opened, fullState(ctx, snapshotFor(ctx, reservation), filter));
   } else return resumeFromJournal(ctx, opened, start);
 }
 
@@ -72,7 +72,7 @@ async function resumeFromJournal(ctx: RequestContext, stream: Stream, start: Pos
     registry.sweep();
     // The mark and the state belong together, because nothing can change before the first `await`.
     const { mark } = registry.events;
-    const state = currentState(ctx, reservation);
+    const state = snapshotFor(ctx, reservation);
     const changes = await registry.changesSince(start.revision);
     if (changes) reservation.share(changes, changes.length * POINTER_SIZE);
     return { mark, events: changes ? joinChunks(changedState(changes, state)) : fullState(ctx, state, filter) };

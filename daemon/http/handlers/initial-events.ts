@@ -12,7 +12,8 @@ import type { EventFilter } from './event-filter.ts';
 import { formatControl, formatEvent, formatWithoutId } from './event-text.ts';
 import type { StateChunk } from './state-chunks.ts';
 
-export function currentState({ services: { registry, fanout } }: RequestContext, reservation: Reservation): Snapshot {
+/** The current state, which subscribers at the same position share. Reserves its memory. */
+export function snapshotFor({ services: { registry, fanout } }: RequestContext, reservation: Reservation): Snapshot {
   const snapshot = fanout.snapshot(registry.positions.latest, () => takeSnapshot(registry));
   reservation.share(snapshot, (snapshot.entries.length + 3 * snapshot.liveness.size) * POINTER_SIZE);
   return snapshot;

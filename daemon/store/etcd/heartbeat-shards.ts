@@ -6,7 +6,7 @@
 import { hash } from 'node:crypto';
 
 /** Number of shards of a replica. With 1,000,000 VMs, a shard has 80 kB, and a flush needs few transactions. */
-export const SHARDS = 256;
+const SHARDS = 256;
 const HASH_BYTES = 16;
 const ENTRY_BYTES = HASH_BYTES + 4;
 
