@@ -10,8 +10,8 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-/** Number of concurrent processes: the tests wait for timers, disks and other programs more than half of the time. */
-const CONCURRENCY = 2 * availableParallelism();
+/** Number of concurrent processes: the tests wait for timers, disks and other programs about two thirds of the time. */
+const CONCURRENCY = 3 * availableParallelism();
 /** Files per process: enough that start-up does not matter, few enough that the processes finish at about the same time. */
 const BATCH_SIZE = 12;
 /** Folders that only `npm run test:external`, `npm run test:etcd` and `npm run test:page` run. */
