@@ -140,8 +140,9 @@ function parentIndex(list: readonly TreeRow[], index: number): number {
 
 function Row({ row, attributes }: { row: TreeRow; attributes: RowAttributes }) {
   pulse.value;
-  const { id, level, childCount, isMissing } = row;
+  const { id, level, childCount } = row;
   const isCollapsed = collapsed.value.has(id);
+  // Undefined also for a VM that was removed since the last frame.
   const known = rows.get(id);
   return (
     <div
@@ -163,7 +164,7 @@ function Row({ row, attributes }: { row: TreeRow; attributes: RowAttributes }) {
         {childCount === 0 ? '' : isCollapsed ? '▸' : '▾'}
       </button>
       <span class="tree-name">
-        {isMissing ? <Untrusted text={id} /> : <VmLink id={id} name={known!.vm.name} />}
+        {known ? <VmLink id={id} name={known.vm.name} /> : <Untrusted text={id} />}
         {childCount > 0 && <span class="muted"> {childCount}</span>}
       </span>
       {known ? (

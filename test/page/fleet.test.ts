@@ -255,6 +255,34 @@ test('the lineage shows VMs below their parents, which can be collapsed', UNLESS
   await page.getByText('42 VMs', { exact: true }).waitFor();
 });
 
+test('a VM that is removed while the lineage is drawn again leaves the page intact', UNLESS_BROWSER, async (t) => {
+  const window = await opened(t);
+  const { page, send } = window;
+  await page.addInitScript(`
+    globalThis.SharedWorker = class extends SharedWorker {
+      constructor(...given) {
+        super(...given);
+        this.port.addEventListener('message', ({ data }) => {
+          if (data.type === 'remove') globalThis.removed = data.ids;
+        });
+      }
+    };`);
+  await page.reload();
+  await show(window, '#/tree');
+  const tree = page.getByRole('tree', { name: 'Lineage' });
+  await tree.getByRole('treeitem', { name: 'worker 0' }).waitFor();
+  await tree.focus();
+  // The next frame, with the list without the VM, comes later than the key.
+  await page.evaluate('globalThis.requestAnimationFrame = (callback) => { globalThis.frame = callback; }');
+  await send('DELETE', '/registry/vms/worker-0');
+  await until('the removal', () => page.evaluate('globalThis.removed'));
+  await page.keyboard.press('ArrowDown');
+  await tree.locator('.is-active').getByText('image').waitFor();
+  await page.evaluate('globalThis.frame()');
+  await tree.getByRole('treeitem', { name: 'worker 0' }).waitFor({ state: 'detached' });
+  await window.assertClean();
+});
+
 test('the timeline counts the signs of life since the page follows them', UNLESS_BROWSER, async (t) => {
   const window = await opened(t);
   const { page, send } = window;
