@@ -131,7 +131,8 @@ test('a write without a response has an unknown outcome, and the hint shows how 
     );
     assert.equal(error.hint, `see whether it took effect: ${look}`);
   }
-  const silent = clientOf(t, { url: await stub(t, () => {}), timeout: 100 });
+  // Enough for a busy machine to send the request.
+  const silent = clientOf(t, { url: await stub(t, () => {}), timeout: 1000 });
   assert.equal((await failure(silent.deregister('a'))).code, 'OUTCOME_UNKNOWN');
 });
 

@@ -100,6 +100,9 @@ const ANSWERS: readonly { name: string; bytes: string; end?: true; ends: string 
   },
 ];
 
+/** Milliseconds for a request: a busy machine needs some time to connect and to write it, and only silent servers use them up. */
+const DEADLINE = 1000;
+
 /** Servers to which no connection is ever established. */
 const CONNECTING: readonly [what: string, start: (t: TestContext) => Promise<URL>][] = [
   ['does not answer', async (t) => new URL(`http://${await fullBacklog(t)}`)],
@@ -123,7 +126,7 @@ const LOST_ANSWERS: Readonly<Record<string, (socket: Socket) => void>> = {
 
 /** @returns the code and the exit code of a write that fails */
 async function failedWrite(t: TestContext, openTransport: OpenTransport, url: URL): Promise<[string, number]> {
-  const connection = new Connection({ url: url.origin, openTransport, timeout: 300 });
+  const connection = new Connection({ url: url.origin, openTransport, timeout: DEADLINE });
   t.after(() => connection.close());
   const error = await connection.request<never>('POST', '/registry/vms', {}).catch((error: VregError) => error);
   return [error.code, error.exit];
@@ -434,7 +437,7 @@ for (const [what, answer] of Object.entries(FAILURES)) {
     const url = await rawServer(t, answer);
     const errors = [];
     for (const openTransport of Object.values(TRANSPORTS)) {
-      const connection = new Connection({ url: url.origin, openTransport, token: 'canary-token', timeout: 300 });
+      const connection = new Connection({ url: url.origin, openTransport, token: 'canary-token', timeout: DEADLINE });
       t.after(() => connection.close());
       const { code, message, hint } = await connection.request<VregError>('GET', '/health').catch((error) => error);
       errors.push({ code, message, hint });
