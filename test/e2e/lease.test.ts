@@ -89,7 +89,7 @@ test('after SIGSTOP or a restart, a response states for how long it may include 
   assert.match((await warming(daemon)) ?? '', /^[12]$/);
   await beat(daemon, 'live');
   assert.match((await warming(daemon)) ?? '', /^[12]$/, 'this heartbeat may have waited since before the pause');
-  assert.equal((await daemon.vreg(['addr', 'worker', '--strict'])).code, 10);
+  assert.equal((await daemon.command(['addr', 'worker', '--strict'])).code, 10);
   await until('a heartbeat that was certainly sent after the pause', async () => {
     await beat(daemon, 'live');
     return (await warming(daemon)) === null;
@@ -98,7 +98,7 @@ test('after SIGSTOP or a restart, a response states for how long it may include 
   const again = await startDaemon(t, { ...options, home: daemon.home });
   assert.match((await warming(again)) ?? '', /^[12]$/);
   await beat(again, 'live');
-  assert.equal((await again.vreg(['addr', 'worker', '--strict'])).code, 0);
+  assert.equal((await again.command(['addr', 'worker', '--strict'])).code, 0);
 });
 
 test('leases expire on a registry that is killed every second and receives no heartbeats', async (t) => {

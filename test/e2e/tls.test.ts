@@ -63,10 +63,10 @@ test('curl and vreg use the registry over https, and its socket stays plain', un
   );
   assert.deepEqual([made.stdout, made.stderr], ['1.1 201', '']);
   await until('the line of the change', () => /"audit":true.*"scheme":"https".*"msg":"change"/.test(daemon.said()));
-  const addr = await daemon.vreg(['addr', 'infra'], { env: shownBy(authority) });
+  const addr = await daemon.command(['addr', 'infra'], { env: shownBy(authority) });
   assert.deepEqual([addr.code, addr.stdout, addr.stderr], [0, 'a\n', '']);
-  assert.equal((await daemon.vreg(['addr', 'infra', '--url', `unix:${socket}`])).stdout, 'a\n');
-  const untrusted = await daemon.vreg(['addr', 'infra']);
+  assert.equal((await daemon.command(['addr', 'infra', '--url', `unix:${socket}`])).stdout, 'a\n');
+  const untrusted = await daemon.command(['addr', 'infra']);
   assert.equal(untrusted.code, 8);
   assert.match(untrusted.stderr, /\nhint: trust its CA with --ca-file/);
   assert.deepEqual(await daemon.end(), { code: 0, signal: null });
@@ -77,8 +77,8 @@ test('a daemon with TLS registers itself with the protocol https, and vreg url u
   const own = ['--self-register', '--id', 'me', '--address', '127.0.0.1'];
   const daemon = await startDaemon(t, { args: [...flagsOf(authority.issue('server')), ...own] });
   const env = shownBy(authority);
-  assert.equal((await daemon.vreg(['url', 'infra'], { env })).stdout, `${daemon.url}\n`);
-  const { stdout } = await daemon.vreg(['get', 'me', '-o', 'jsonpath={.services[*].protocol}'], { env });
+  assert.equal((await daemon.command(['url', 'infra'], { env })).stdout, `${daemon.url}\n`);
+  const { stdout } = await daemon.command(['get', 'me', '-o', 'jsonpath={.services[*].protocol}'], { env });
   assert.equal(stdout, 'https https https\n');
 });
 
@@ -160,7 +160,7 @@ test('clients with a certificate are accepted on a public address, and others ge
   const words = [...flagsOf(authority.issue('server')), '--tls-client-ca', authority.ca, '--host', '0.0.0.0'];
   const daemon = await startDaemon(t, { args: words });
   const url = daemon.url.replace('0.0.0.0', '127.0.0.1');
-  const ls = (own?: Issued) => daemon.vreg(['ls', '--url', url], { env: shownBy(authority, own) });
+  const ls = (own?: Issued) => daemon.command(['ls', '--url', url], { env: shownBy(authority, own) });
   const own = authority.issue('client', { subject: '/CN=worker-1' });
   assert.deepEqual(await ls(own), { code: 0, signal: null, stdout: '', stderr: '' });
   const without = await ls();
@@ -276,7 +276,15 @@ async function startMutual(t: Parameters<typeof startDaemon>[0], more: DaemonOpt
   const daemon = await startDaemon(t, { ...more, args });
   const own = authority.issue('client', { subject: '/CN=vm-1' });
   const env = shownBy(authority, own);
-  return { authority, server, clientCa, daemon, own, env, vreg: (...words: string[]) => daemon.vreg(words, { env }) };
+  return {
+    authority,
+    server,
+    clientCa,
+    daemon,
+    own,
+    env,
+    vreg: (...words: string[]) => daemon.command(words, { env }),
+  };
 }
 
 test('doctor, heartbeat, watch and backup send the client certificate', OPENSSL, async (t) => {
