@@ -1,6 +1,9 @@
 /** The registry on a cluster that does not confirm a change, or has no space for it. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { EtcdClient } from '../../daemon/store/etcd/etcd-client.ts';
+import { EtcdError } from '../../daemon/store/etcd/etcd-error.ts';
+import type { RangeRequest } from '../../daemon/store/etcd/messages.ts';
 import { startCluster, unlessEtcd } from '../helpers/etcd.ts';
 import { startReplica } from '../helpers/etcd-registry.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -31,6 +34,27 @@ test(
     assert.equal(second.registry.get('vm-1').json, json);
   },
 );
+
+test('a replica that reads the list twice at its start has nothing that was removed meanwhile', options, async (t) => {
+  const { endpoints } = await startCluster(t, { members: 1 });
+  const a = await startReplica(t, endpoints);
+  // Together with their notes in the journal, they need two pages, of which the first one has 500 keys.
+  const ids = Array.from({ length: 260 }, (_, index) => `vm-${1000 + index}`);
+  await Promise.all(ids.map((id) => a.registry.register(aVm({ id }))));
+  const { token } = await a.tokens.create({ name: 'ops', scope: 'admin' }, 'test');
+  const { range } = EtcdClient.prototype;
+  const mock = t.mock.method(EtcdClient.prototype, 'range', async function (this: EtcdClient, request: RangeRequest) {
+    if (!request.revision) return range.call(this, request);
+    mock.mock.restore();
+    await a.registry.deregister(ids[0]!, { by: 'test' });
+    await a.tokens.revoke('ops', 'test');
+    throw new EtcdError('compacted', 'the revision of the first page was compacted');
+  });
+  const b = await startReplica(t, endpoints);
+  assert.deepEqual([b.registry.has(ids[0]!), b.registry.has(ids[1]!)], [false, true]);
+  assert.equal(b.tokens.find(token), undefined);
+  assert.equal(b.registry.positions.current, a.registry.positions.current);
+});
 
 test('a cluster without space refuses changes, but serves reads and removes VMs', options, async (t) => {
   const { endpoints, etcdctl } = await startCluster(t, { members: 1, flags: ['--quota-backend-bytes=4194304'] });
