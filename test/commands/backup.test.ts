@@ -48,11 +48,11 @@ test('a backup that breaks off leaves no file and exits with 8', async (t) => {
 test('a copy may take longer than the default timeout, but not than an explicit one', async (t) => {
   const { setTimeout } = globalThis;
   // A timer of 10 s, the default timeout, ends early.
-  t.mock.method(globalThis, 'setTimeout', (act: () => void, ms?: number) => setTimeout(act, ms === 10_000 ? 100 : ms));
+  t.mock.method(globalThis, 'setTimeout', (act: () => void, ms?: number) => setTimeout(act, ms === 10_000 ? 1000 : ms));
   const url = await stub(t, (request, response) => {
     response.setHeader('x-vreg-version', '0.0.0');
     if (request.url === PATHS.health) response.end('{"status":"ok"}');
-    else setTimeout(() => response.end('the copy'), 500);
+    else setTimeout(() => response.end('the copy'), 1500);
   });
   const file = join(tempDir(t), 'file');
   const result = await vreg(['backup', file], { url });
