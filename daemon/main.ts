@@ -22,14 +22,9 @@ import { ROUTES } from './http/routes.ts';
 import { advertisedUrl, type Endpoints, type Listening, listen } from './http/server/listen.ts';
 import { Servers } from './http/server/servers.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
-import {
-  createBudgets,
-  entriesLimit,
-  heapTooSmall,
-  listCacheLimit,
-  openStreamLimit,
-  requestTimeout,
-} from './limits.ts';
+import { createBudgets } from './limits/budgets.ts';
+import { entriesLimit, heapTooSmall, listCacheLimit } from './limits/heap.ts';
+import { openStreamLimit, requestTimeout } from './limits.ts';
 import { type EtcdSettings, type OpenedStore, openEtcdStore, openStore, unlessStopped } from './open-store.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';

@@ -86,7 +86,7 @@ const STORE_IMPORTS = [
   'src/protocol/events.ts',
   'src/protocol/position.ts',
   'daemon/clock.ts',
-  'daemon/limits.ts',
+  'daemon/limits/budgets.ts',
   'daemon/observability/histogram.ts',
   'daemon/process/other-process.ts',
   'daemon/process/random.ts',

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { ROUTES } from '../daemon/http/routes.ts';
-import { createBudgets } from '../daemon/limits.ts';
+import { createBudgets } from '../daemon/limits/budgets.ts';
 import { loadAllCommands } from '../src/commands.ts';
 import { fillReadme, flatten, READMES } from '../src/help/docs.ts';
 import { manPages } from '../src/help/man.ts';

@@ -5,16 +5,11 @@
 import { setMaxListeners } from 'node:events';
 import type { Logger } from 'pino';
 import type { Authenticator } from '../access/authenticator.ts';
-import {
-  type Budgets,
-  COUNTS,
-  createBudgets,
-  heapLimit,
-  Scheduler,
-  Semaphore,
-  STREAM_LIMITS,
-  type StreamLimits,
-} from '../limits.ts';
+import { type Budgets, createBudgets } from '../limits/budgets.ts';
+import { heapLimit } from '../limits/heap.ts';
+import { Scheduler } from '../limits/scheduler.ts';
+import { Semaphore } from '../limits/semaphore.ts';
+import { COUNTS, STREAM_LIMITS, type StreamLimits } from '../limits.ts';
 import { EventLoopMonitor } from '../observability/event-loop.ts';
 import { ActivityRing } from '../registry/activity-ring.ts';
 import type { Registry } from '../registry/registry.ts';

@@ -1,7 +1,10 @@
 /** The parts of the daemon that all requests share. */
 import type { Logger } from 'pino';
 import type { Authenticator } from '../access/authenticator.ts';
-import type { Budget, Budgets, Scheduler, Semaphore, StreamLimits } from '../limits.ts';
+import type { Budget, Budgets } from '../limits/budgets.ts';
+import type { Scheduler } from '../limits/scheduler.ts';
+import type { Semaphore } from '../limits/semaphore.ts';
+import type { StreamLimits } from '../limits.ts';
 import type { EventLoopMonitor } from '../observability/event-loop.ts';
 import type { ActivityRing } from '../registry/activity-ring.ts';
 import type { Registry } from '../registry/registry.ts';

@@ -4,7 +4,7 @@
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../../src/protocol/api.ts';
 import { escapeControls, maskTokens, printable, SecretMask } from '../../src/protocol/redact.ts';
-import { createBudgets } from '../limits.ts';
+import { createBudgets } from '../limits/budgets.ts';
 import { ANONYMOUS } from '../registry/preconditions.ts';
 import { LogDestination } from './log-destination.ts';
 

@@ -2,7 +2,7 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { JOURNAL_LENGTH } from '../../src/protocol/events.ts';
-import { createBudgets } from '../limits.ts';
+import { createBudgets } from '../limits/budgets.ts';
 import { openDataDir } from './data-dir.ts';
 import { createDraftFolder } from './draft-folder.ts';
 import type { BackupContents } from './moving.ts';

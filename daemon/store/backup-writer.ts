@@ -1,7 +1,7 @@
 /** Writes a backup of an engine that has no database of its own. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { VregError } from '../../src/protocol/errors.ts';
-import { createBudgets } from '../limits.ts';
+import { createBudgets } from '../limits/budgets.ts';
 import type { Filling } from './database.ts';
 import { SqliteStore } from './sqlite-store.ts';
 

@@ -8,7 +8,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Position } from '../../src/protocol/position.ts';
-import type { Budget, Reservation } from '../limits.ts';
+import type { Budget, Reservation } from '../limits/budgets.ts';
 import { type ContentsReceiver, checkDatabase, findFailure } from './check.ts';
 import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './data-dir.ts';
 import type { CheckedState, Filling, Loaded } from './database.ts';

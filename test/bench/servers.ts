@@ -5,7 +5,7 @@ import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
-import { heapTooSmall, neededHeap } from '../../daemon/limits.ts';
+import { heapTooSmall, neededHeap } from '../../daemon/limits/heap.ts';
 import type { Issued } from '../helpers/certificates.ts';
 import { BIN, cleanEnv } from '../helpers/daemon.ts';
 import { killAtExit } from './cleanup.ts';

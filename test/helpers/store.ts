@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { createBudgets } from '../../daemon/limits.ts';
+import { createBudgets } from '../../daemon/limits/budgets.ts';
 import type { Occasion } from '../../daemon/registry/events.ts';
 import { type LastSeen, type Spec, VmRecord } from '../../daemon/registry/vm-record.ts';
 import { SqliteStore, type SqliteStoreOptions } from '../../daemon/store/sqlite-store.ts';

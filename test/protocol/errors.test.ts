@@ -5,6 +5,7 @@ import {
   type ErrorCode,
   EXIT,
   EXIT_MEANING,
+  formatBytes,
   fromAnswer,
   toErrorBody,
   VregError,
@@ -79,4 +80,9 @@ test('an error body contains only the given fields, and never the cause', () => 
   const caused = new VregError('INTERNAL', 'x', { cause: new Error('secret'), retryAfter: 3 });
   assert.deepEqual(toErrorBody(caused), { error: 'x', code: 'INTERNAL', retryAfter: 3 });
   assert.match(String((caused.cause as Error).message), /secret/);
+});
+
+test('bytes are formatted in the largest unit that fits, with at most one decimal', () => {
+  const texts = [0, 1000, 1024, 1536, 1_500_000, 1024 ** 2, 2.25 * 1024 ** 3, 5000 * 1024 ** 3].map(formatBytes);
+  assert.deepEqual(texts, ['0 bytes', '1000 bytes', '1 KiB', '1.5 KiB', '1.4 MiB', '1 MiB', '2.3 GiB', '5000 GiB']);
 });

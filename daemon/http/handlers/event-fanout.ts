@@ -7,7 +7,8 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
 import type { Position } from '../../../src/protocol/position.ts';
-import type { Budget, Budgets, Reservation, Scheduler } from '../../limits.ts';
+import type { Budget, Budgets, Reservation } from '../../limits/budgets.ts';
+import type { Scheduler } from '../../limits/scheduler.ts';
 import type { Event, EventLog, EventSubscriber, Movable } from '../../registry/events.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { formatEvent } from './event-text.ts';

@@ -1,7 +1,9 @@
 /** Writes events to a subscriber, and detects that it reads too slowly. */
 import type { ServerResponse } from 'node:http';
 import type { Position } from '../../../src/protocol/position.ts';
-import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.ts';
+import type { Budget, Reservation } from '../../limits/budgets.ts';
+import type { Scheduler } from '../../limits/scheduler.ts';
+import type { StreamLimits } from '../../limits.ts';
 import type { RequestContext } from '../context.ts';
 import { CHUNK_SIZE } from '../response/streaming.ts';
 import { formatControl } from './event-text.ts';

@@ -6,7 +6,7 @@
  * journal, which does not record which VMs no longer match a filter.
  */
 import { type Position, parsePosition } from '../../../src/protocol/position.ts';
-import type { Reservation } from '../../limits.ts';
+import type { Reservation } from '../../limits/budgets.ts';
 import { abandon } from '../audit.ts';
 import { assertPrincipalActive } from '../auth.ts';
 import type { RequestContext } from '../context.ts';

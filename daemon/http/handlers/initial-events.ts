@@ -1,6 +1,6 @@
 /** The first events of a stream, which bring the subscriber from its position, or from nothing, to the current state. */
 import { formatPosition, type Position } from '../../../src/protocol/position.ts';
-import type { Reservation } from '../../limits.ts';
+import type { Reservation } from '../../limits/budgets.ts';
 import { type Event, eventOf } from '../../registry/events.ts';
 import type { VmChange } from '../../registry/missed-changes.ts';
 import type { Registry } from '../../registry/registry.ts';

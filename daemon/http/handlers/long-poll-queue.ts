@@ -1,5 +1,5 @@
 /** The queue of long polls. Polls with the same query are checked together. */
-import type { Scheduler } from '../../limits.ts';
+import type { Scheduler } from '../../limits/scheduler.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 
 /** One long poll in the queue. */

@@ -3,7 +3,7 @@
  * state at the same time and read it at about the same speed, so each chunk is formatted once for all of them. Only the newest
  * chunks are cached: a subscriber that reads more slowly than the others has its chunks formatted again.
  */
-import type { Budget, Reservation } from '../../limits.ts';
+import type { Budget, Reservation } from '../../limits/budgets.ts';
 import { MAX_LAG } from '../../registry/vm-snapshot.ts';
 
 /** Maximum number of cached chunks: 2 MiB of ASCII text, the difference that socket buffers allow between two readers. */

@@ -1,7 +1,7 @@
 /** Reads and parses request bodies, and checks their media type, encoding, size and depth. */
 import { VregError } from '../../../src/protocol/errors.ts';
 import { findFlaw } from '../../../src/protocol/json.ts';
-import { UNCOUNTED } from '../../limits.ts';
+import { UNCOUNTED } from '../../limits/budgets.ts';
 import type { RequestContext, Route } from '../context.ts';
 
 /**

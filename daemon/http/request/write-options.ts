@@ -1,6 +1,6 @@
 /** The preconditions of a request that changes an entry, and the size of its work. */
 import { VregError } from '../../../src/protocol/errors.ts';
-import { UNCOUNTED } from '../../limits.ts';
+import { UNCOUNTED } from '../../limits/budgets.ts';
 import type { WriteOptions } from '../../registry/preconditions.ts';
 import type { RequestContext } from '../context.ts';
 import { encoderOf } from '../results.ts';

@@ -3,7 +3,7 @@
  * loop for hundreds of milliseconds, and its values could take twenty times its size in memory.
  */
 import { MAX_DEPTH } from '../../../src/protocol/json.ts';
-import type { Scheduler } from '../../limits.ts';
+import type { Scheduler } from '../../limits/scheduler.ts';
 import { invalidBody, parseBody } from '../request/body.ts';
 
 /** Bytes per step of the scan: about 0.1 ms. */

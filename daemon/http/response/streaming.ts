@@ -1,7 +1,8 @@
 /** Responses that may be large: lists of entries, and streams that are produced as their client reads them. */
 import type { ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
-import { type Budget, type Reservation, type Scheduler, UNCOUNTED } from '../../limits.ts';
+import { type Budget, type Reservation, UNCOUNTED } from '../../limits/budgets.ts';
+import type { Scheduler } from '../../limits/scheduler.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import type { EncodedPart, Snapshot } from '../../registry/vm-snapshot.ts';
 

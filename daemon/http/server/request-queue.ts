@@ -6,7 +6,7 @@ import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { VregError } from '../../../src/protocol/errors.ts';
-import { type Budget, budgetExhausted, type Reservation } from '../../limits.ts';
+import { type Budget, budgetExhausted, type Reservation } from '../../limits/budgets.ts';
 import { refuse } from './raw-answer.ts';
 
 /** Number of queued requests at which a socket is paused. Clients that pipeline send a few dozen. */

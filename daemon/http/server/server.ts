@@ -13,7 +13,7 @@ import {
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { VregError } from '../../../src/protocol/errors.ts';
-import type { Budget } from '../../limits.ts';
+import type { Budget } from '../../limits/budgets.ts';
 import { headersTooLarge, MAX_HEADERS } from '../errors.ts';
 import { noRoute } from '../router.ts';
 import { IdleSockets } from './idle-sockets.ts';

@@ -9,7 +9,7 @@ import type { Socket } from 'node:net';
 import test, { type TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { Tls } from '../../../daemon/http/server/tls.ts';
-import { createBudgets } from '../../../daemon/limits.ts';
+import { createBudgets } from '../../../daemon/limits/budgets.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { makeAuthority } from '../../helpers/certificates.ts';
 import { Connection } from '../../helpers/connection.ts';

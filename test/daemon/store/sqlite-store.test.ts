@@ -5,7 +5,7 @@ import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import worker_threads from 'node:worker_threads';
-import { createBudgets } from '../../../daemon/limits.ts';
+import { createBudgets } from '../../../daemon/limits/budgets.ts';
 import { checkDatabase } from '../../../daemon/store/check.ts';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { prepareStore, SqliteStore } from '../../../daemon/store/sqlite-store.ts';
@@ -392,10 +392,10 @@ test('a process that opens a store and does nothing ends, and another can open i
   const dir = tempDir(t);
   const program = join(dir, 'program.mts');
   const store = join(import.meta.dirname, '../../../daemon/store/sqlite-store.ts');
-  const limits = join(import.meta.dirname, '../../../daemon/limits.ts');
+  const budgets = join(import.meta.dirname, '../../../daemon/limits/budgets.ts');
   writeFileSync(
     program,
-    `import { createBudgets } from ${JSON.stringify(limits)};
+    `import { createBudgets } from ${JSON.stringify(budgets)};
      import { SqliteStore } from ${JSON.stringify(store)};
      const budget = createBudgets().changes;
      await SqliteStore.open({ dataDir: ${JSON.stringify(dir)}, budget, decode: (vm) => vm, onDeath() {} });

@@ -7,7 +7,7 @@ import { pino } from 'pino';
 import { buildApp } from '../../../../daemon/http/app.ts';
 import { LongPollQueue } from '../../../../daemon/http/handlers/long-poll-queue.ts';
 import { listen } from '../../../../daemon/http/server/listen.ts';
-import { Scheduler } from '../../../../daemon/limits.ts';
+import { Scheduler } from '../../../../daemon/limits/scheduler.ts';
 import type { EventSubscriber } from '../../../../daemon/registry/events.ts';
 import { Registry } from '../../../../daemon/registry/registry.ts';
 import { MonitoredStore } from '../../../../daemon/store/monitored-store.ts';

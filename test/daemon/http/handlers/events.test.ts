@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import test, { type TestContext } from 'node:test';
-import { createBudgets } from '../../../../daemon/limits.ts';
+import { createBudgets } from '../../../../daemon/limits/budgets.ts';
 import { VregError } from '../../../../src/protocol/errors.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
 import { serveApp } from '../../../helpers/app.ts';

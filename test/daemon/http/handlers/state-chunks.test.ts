@@ -5,7 +5,7 @@ import { setImmediate } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { type StateChunk, StateChunks, UNREAD_TIME } from '../../../../daemon/http/handlers/state-chunks.ts';
-import { createBudgets } from '../../../../daemon/limits.ts';
+import { createBudgets } from '../../../../daemon/limits/budgets.ts';
 import { VmRecord } from '../../../../daemon/registry/vm-record.ts';
 import { MAX_LAG } from '../../../../daemon/registry/vm-snapshot.ts';
 import { serveApp } from '../../../helpers/app.ts';

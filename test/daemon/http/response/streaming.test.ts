@@ -10,7 +10,7 @@ import { Writable } from 'node:stream';
 import test from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { pullStream, reserveFor, reserveText } from '../../../../daemon/http/response/streaming.ts';
-import { Budget, createBudgets } from '../../../../daemon/limits.ts';
+import { Budget, createBudgets } from '../../../../daemon/limits/budgets.ts';
 import type { VmList } from '../../../../src/protocol/api.ts';
 import type { Vm } from '../../../../src/protocol/vm.ts';
 import { serveApp } from '../../../helpers/app.ts';

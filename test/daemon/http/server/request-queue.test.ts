@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import test, { type TestContext } from 'node:test';
-import { createBudgets } from '../../../../daemon/limits.ts';
+import { createBudgets } from '../../../../daemon/limits/budgets.ts';
 import { type ServedApp, serveApp } from '../../../helpers/app.ts';
 import { call } from '../../../helpers/http.ts';
 import { exchange, parseAnswers, readAnswers } from '../../../helpers/raw.ts';
