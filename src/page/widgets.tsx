@@ -92,12 +92,15 @@ export function CopyButton({ text, children = 'Copy' }: { text: string; children
 /** The clipboard needs https or localhost. Elsewhere, the browser copies a selection. */
 async function copyText(text: string): Promise<void> {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const focused = document.activeElement;
   const area = document.createElement('textarea');
   area.value = text;
-  document.body.append(area);
+  // An open dialog makes all other parts of the document inert.
+  (document.querySelector('dialog[open]') ?? document.body).append(area);
   area.select();
   document.execCommand('copy');
   area.remove();
+  if (focused instanceof HTMLElement) focused.focus();
 }
 
 /** A row of a list of facts, `dl.facts`. */

@@ -34,3 +34,29 @@ test('no copied command runs the id in the URL', UNLESS_BROWSER, async (t) => {
   assert.equal(outputs[0], `vreg <tree> <${ID}>\n`);
   for (const output of outputs) assert.doesNotMatch(output, /^INJECTED/m);
 });
+
+test(
+  'a page without the clipboard of https copies in each view and dialog, and keeps the focus',
+  UNLESS_BROWSER,
+  async (t) => {
+    const window = await openFleet(t, browser);
+    const { page } = window;
+    await page.evaluate(`
+    globalThis.copied = [];
+    Object.defineProperty(navigator, 'clipboard', { value: undefined });
+    addEventListener('copy', () => copied.push(document.activeElement.value));`);
+    await show(window, '#/vm/worker-0');
+    await page.getByRole('button', { name: 'Copy', exact: true }).first().click();
+    await page.getByText('Copied').waitFor();
+    await page.getByRole('button', { name: 'Pause' }).click();
+    const button = page.getByRole('dialog').getByRole('button', { name: 'Copy vreg command' });
+    await button.focus();
+    await page.keyboard.press('Enter');
+    await page.getByRole('dialog').getByText('Copied').waitFor();
+    const [first, second, ...others] = (await page.evaluate('copied')) as string[];
+    assert.match(first!, /worker-0/);
+    assert.deepEqual([second, others], ['vreg pause worker-0', []]);
+    assert.equal(await page.evaluate('document.activeElement.tagName'), 'BUTTON');
+    await window.assertClean();
+  },
+);
