@@ -5,8 +5,11 @@ import { ENROL_HINT, isReserved, mayDo, type Scope } from '../../src/protocol/to
 import { ANONYMOUS } from '../registry/preconditions.ts';
 import type { Principal } from './principal.ts';
 import type { Sessions } from './sessions.ts';
+import { hashOf, TOKEN_FORM } from './stored-token.ts';
 import { AuthThrottle, OLD_TOKEN_ALLOWANCE } from './throttle.ts';
-import { expired, hashOf, newRevocation, TOKEN_FORM, Token, type Tokens, unauthorized } from './tokens.ts';
+import { newRevocation, Token } from './token.ts';
+import { expired, unauthorized } from './token-errors.ts';
+import type { Tokens } from './tokens.ts';
 
 /** Name of a principal with the root token, with which the daemon was started. */
 const ROOT_NAME = 'VERS_AUTH_TOKEN';
@@ -40,7 +43,7 @@ export function isActive({ token, revoked }: Principal): boolean {
 /** @throws VregError UNAUTHORIZED unless the principal {@link isActive} */
 export function assertActive({ token, revoked }: Principal): void {
   if (revoked.aborted) throw revoked.reason;
-  if (token?.isExpired()) throw expired(token);
+  if (token?.isExpired()) throw expired(token.info);
 }
 
 /** @throws VregError FORBIDDEN unless the principal has the required scope */

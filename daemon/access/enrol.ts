@@ -11,7 +11,8 @@ import type { Registration } from '../../src/protocol/vm.ts';
 import { diff, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
-import type { IssuedToken, Token, Tokens } from './tokens.ts';
+import type { Token } from './token.ts';
+import type { IssuedToken, Tokens } from './tokens.ts';
 
 /** Milliseconds within which an enrolment may be repeated, in case its response was lost. An agent retries within seconds. */
 const REPEAT_WITHIN = 60_000;

@@ -1,7 +1,7 @@
 /** An authenticated client, and the session with which it may have authenticated. */
 import type { Scope } from '../../src/protocol/token.ts';
 import type { TokenRestriction } from '../registry/preconditions.ts';
-import type { Token } from './tokens.ts';
+import type { Token } from './token.ts';
 
 /** An authenticated client. */
 export interface Principal {

@@ -8,7 +8,9 @@ import { kernelRandomHex } from '../process/random.ts';
 import type { RecordQueue } from '../registry/record-queue.ts';
 import type { Contents, RecordChange } from '../store/store.ts';
 import type { Principal, SessionInfo } from './principal.ts';
-import { expired, hashOf, newRevocation, unauthorized } from './tokens.ts';
+import { hashOf } from './stored-token.ts';
+import { newRevocation } from './token.ts';
+import { expired, unauthorized } from './token-errors.ts';
 
 /** Milliseconds for which a link is valid: 5 minutes, as in the original registry (vers-agent-services). */
 const LINK_LIFETIME = 300_000;
@@ -149,7 +151,7 @@ export class Sessions {
     }
     const { name, token, revoked } = link.principal;
     revoked.throwIfAborted();
-    if (token?.isExpired()) throw expired(token);
+    if (token?.isExpired()) throw expired(token.info);
     const ofToken = [...this.#sessions.values()].filter((session) => session.name === name);
     if (ofToken.length >= MAX_PER_TOKEN) this.#forget(ofToken[0]!, 'newer sessions of the same token have replaced it');
     if (this.#sessions.size >= MAX_SESSIONS) throw tooMany('sessions');

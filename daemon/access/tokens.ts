@@ -3,26 +3,18 @@
  * hashes. Creation, revocation and enrolment go through the group commit, in sequence with VM changes. Only the last use of a
  * token is saved lazily, with the next heartbeats.
  */
-import { hash, timingSafeEqual } from 'node:crypto';
-import { setMaxListeners } from 'node:events';
+import { timingSafeEqual } from 'node:crypto';
 import { limitReached, VregError } from '../../src/protocol/errors.ts';
 import type { Position } from '../../src/protocol/position.ts';
-import { type NewToken, type Scope, TOKEN_TEXT, type TokenInfo, type TokenRequest } from '../../src/protocol/token.ts';
+import type { NewToken, TokenInfo, TokenRequest } from '../../src/protocol/token.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
-import { kernelRandomHex } from '../process/random.ts';
-import type { TokenRestriction } from '../registry/preconditions.ts';
 import type { RecordQueue } from '../registry/record-queue.ts';
 import type { Attachment } from '../registry/writes.ts';
 import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
+import { hashOf, newToken, parseStored, recordOf, removalOf, type StoredToken } from './stored-token.ts';
+import { Token } from './token.ts';
+import { expired, notYetDurable } from './token-errors.ts';
 
-/** Number of random bytes in a token: 256 bits cannot be guessed, so these tokens need no throttle. */
-const SECRET_BYTES = 32;
-/** Prefix of every token, by which people and secret scanners recognize a leaked one. */
-const PREFIX = 'vreg_';
-/** The format of a token that the registry has issued. */
-export const TOKEN_FORM = new RegExp(`^${TOKEN_TEXT}$`);
-/** Milliseconds between two saves of a token's last use, so that a busy token does not cause a write per request. */
-const USE_INTERVAL = 60_000;
 /** Maximum number of tokens, excluding those of enrolled VMs: far more than people can review. */
 const MAX_CREATED = 10_000;
 /**
@@ -31,119 +23,6 @@ const MAX_CREATED = 10_000;
  */
 const CLOSED = '';
 const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };
-
-interface StoredToken extends TokenInfo {
-  /** SHA-256 of the secret in hex. A secret of 256 random bits needs neither a salt nor a slow hash. */
-  hash: string;
-  /** Revision of the enrolled VM's registration. The token is not valid for another registration. */
-  created?: number;
-  /** Address from which the VM enrolled. */
-  enrolledFrom?: string;
-  /** The token has expired. It stays expired even if the wall clock is set back. */
-  hasExpired?: true;
-}
-
-export class Token {
-  #stored!: StoredToken;
-  #restriction: TokenRestriction | undefined;
-  /** Milliseconds since the epoch; NaN if the token was never used. */
-  #usedAt = Number.NaN;
-  readonly #now: () => number;
-  /** Milliseconds since the epoch. */
-  readonly #expiresAt: number;
-  readonly #revocation = newRevocation();
-
-  /** @param now wall clock, milliseconds since the epoch */
-  constructor(stored: StoredToken, now: () => number) {
-    this.#set(stored);
-    this.#now = now;
-    const { expiresAt } = stored;
-    this.#expiresAt = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
-  }
-
-  get name(): string {
-    return this.#stored.name;
-  }
-
-  get scope(): Scope {
-    return this.#stored.scope;
-  }
-
-  get restriction(): TokenRestriction | undefined {
-    return this.#restriction;
-  }
-
-  get stored(): StoredToken {
-    return this.#stored;
-  }
-
-  get info(): TokenInfo {
-    const { hash: _hash, created: _created, enrolledFrom: _from, hasExpired: _expired, ...info } = this.#stored;
-    return info;
-  }
-
-  /** Aborted when the token is revoked or expires. The abort reason is the error with which to respond. */
-  get revoked(): AbortSignal {
-    return this.#revocation.signal;
-  }
-
-  revoke(): void {
-    this.#revocation.abort(unauthorized(`Unauthorized — the token "${this.name}" was revoked`, 'use another token'));
-  }
-
-  isExpired(): boolean {
-    return this.#stored.hasExpired === true || this.#expiresAt <= this.#now();
-  }
-
-  /**
-   * Aborts {@link revoked} once the token has expired. It stays expired if the wall clock is set back.
-   * @returns true if the expiry must be saved, because it was not known before
-   */
-  checkExpiry(): boolean {
-    if (!this.isExpired()) return false;
-    this.#revocation.abort(expired(this));
-    if (this.#stored.hasExpired) return false;
-    this.#stored = { ...this.#stored, hasExpired: true };
-    return true;
-  }
-
-  /** @param created the new revision of the VM's registration */
-  moveTo(created: number): void {
-    this.#set({ ...this.#stored, created });
-  }
-
-  /** Replaces what is stored about this token. @returns false if it is another token with the same name */
-  update(stored: StoredToken): boolean {
-    const isSame = stored.hash === this.#stored.hash;
-    if (isSame) this.#set(stored);
-    return isSame;
-  }
-
-  /** Records a use. @returns true if it must be saved: at most once per {@link USE_INTERVAL} */
-  use(from: string | undefined): boolean {
-    const now = this.#now();
-    if (now - this.#usedAt < USE_INTERVAL) return false;
-    const { lastUsedFrom: _from, ...stored } = this.#stored;
-    this.#set({ ...stored, lastUsedAt: new Date(now).toISOString(), ...(from ? { lastUsedFrom: from } : {}) });
-    return true;
-  }
-
-  /** Also reads the fields that each request needs. */
-  #set(stored: StoredToken): void {
-    this.#stored = stored;
-    this.#restriction = restrictionOf(stored);
-    this.#usedAt = Date.parse(stored.lastUsedAt ?? '');
-  }
-}
-
-function restrictionOf({ vm, role, created }: StoredToken): TokenRestriction | undefined {
-  if (vm === undefined && role === undefined) return undefined;
-  return {
-    ...(vm === undefined ? {} : { vm }),
-    ...(role === undefined ? {} : { role }),
-    ...(created === undefined ? {} : { created }),
-  };
-}
 
 /** A token whose record is being committed. Until then, nothing else may save the same record. */
 interface PendingToken {
@@ -236,7 +115,7 @@ export class Tokens {
   /** @throws VregError UNAUTHORIZED if the token has expired */
   assertNotExpired(token: Token): void {
     this.#checkExpiry(token);
-    if (token.isExpired()) throw expired(token);
+    if (token.isExpired()) throw expired(token.info);
   }
 
   #checkExpiry(token: Token): void {
@@ -478,73 +357,7 @@ export class Tokens {
   }
 }
 
-/** A controller whose signal may have any number of listeners, without Node's warning about a leak. */
-export function newRevocation(): AbortController {
-  const controller = new AbortController();
-  setMaxListeners(0, controller.signal);
-  return controller;
-}
-
 /** Name of the token that a VM receives when it enrols. Names of other tokens have no slash. */
 function issuedName(enroller: string, vm: string): string {
   return `${enroller}/${vm}`;
-}
-
-function newToken(info: Omit<StoredToken, 'hash'>): { secret: string; stored: StoredToken } {
-  const secret = PREFIX + Buffer.from(kernelRandomHex(SECRET_BYTES), 'hex').toString('base64url');
-  return { secret, stored: { ...info, hash: hashOf(secret) } };
-}
-
-/** SHA-256 in hexadecimal. */
-export function hashOf(secret: string): string {
-  return hash('sha256', secret, 'hex');
-}
-
-/** Data dirs from before the first release have `bornOf` instead of `enrolledBy`. */
-function parseStored(body: string): StoredToken {
-  const { bornOf, ...stored } = JSON.parse(body) as StoredToken & { bornOf?: string };
-  return bornOf === undefined ? stored : { ...stored, enrolledBy: bornOf };
-}
-
-function recordOf(stored: StoredToken): RecordChange {
-  return { kind: 'token', key: stored.name, body: JSON.stringify(stored) };
-}
-
-function removalOf(name: string): RecordChange {
-  return { kind: 'token', key: name, body: undefined };
-}
-
-export function expired({ name, info }: Token): VregError {
-  return unauthorized(
-    `Unauthorized — the token "${name}" expired at ${info.expiresAt}`,
-    'create a new token: vreg token create',
-  );
-}
-
-export function unauthorized(message: string, hint: string): VregError {
-  return new VregError('UNAUTHORIZED', message, { hint });
-}
-
-/** The error for a revocation that is in effect but not durable, so that a restart would undo it. */
-function notYetDurable(names: readonly string[], error: unknown): unknown {
-  if (!(error instanceof VregError)) return error;
-  const { code, message, hint, retryAfter } = error;
-  const listed = `${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''}`;
-  return new VregError(
-    code,
-    `revoked ${listed}, but a restart would undo it, because it could not be saved: ${message}`,
-    {
-      ...(hint ? { hint } : {}),
-      ...(retryAfter === undefined ? {} : { retryAfter }),
-      cause: error,
-    },
-  );
-}
-
-/** @throws VregError NOT_FOUND */
-export function noSuchToken(name: string): VregError {
-  return new VregError('NOT_FOUND', `there is no token "${name}"`, {
-    field: 'name',
-    hint: 'list the tokens: vreg token ls',
-  });
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { enrol } from '../../daemon/access/enrol.ts';
-import type { Token } from '../../daemon/access/tokens.ts';
+import type { Token } from '../../daemon/access/token.ts';
 import type { Proof } from '../../daemon/registry/incarnation.ts';
 import { cutProxy, startCluster, unlessEtcd } from '../helpers/etcd.ts';
 import { type EtcdReplica, startReplica } from '../helpers/etcd-registry.ts';

@@ -10,7 +10,7 @@ import {
 } from '../../../src/protocol/token.ts';
 import { assertActive } from '../../access/authenticator.ts';
 import type { Principal } from '../../access/principal.ts';
-import { noSuchToken } from '../../access/tokens.ts';
+import { noSuchToken } from '../../access/token-errors.ts';
 import type { RequestContext, Result } from '../context.ts';
 import { jsonResult } from '../results.ts';
 
