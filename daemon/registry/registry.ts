@@ -145,7 +145,7 @@ export class Registry {
   }
 
   async #register(registration: Registration, options: WriteOptions): Promise<VmRecord> {
-    if (this.#import.running) await this.#import.ended();
+    while (this.#import.running) await this.#import.running;
     const { id, role } = registration;
     const { restriction } = options;
     assertPermitted(restriction, registration);
@@ -154,7 +154,7 @@ export class Registry {
     if (restriction?.vm !== undefined && restriction.role === undefined) {
       // Otherwise, the token could change the role of its VM: remove the VM, then register it again.
       if (((await this.#formerRole(id)) ?? role) !== role) throw cannotChangeRole(registration);
-      if (this.#import.running) await this.#import.ended();
+      while (this.#import.running) await this.#import.running;
       // Another registration may have been accepted in the meantime.
       if (this.#current(id)) throw alreadyRegistered();
     }
@@ -189,7 +189,7 @@ export class Registry {
     options: WriteOptions,
     isCurrent = false,
   ): Promise<{ entry: VmRecord; created: boolean }> {
-    if (this.#import.running) await this.#import.ended();
+    while (this.#import.running) await this.#import.running;
     const { expect, restriction, attach } = options;
     const before = this.#current(registration.id);
     if (before) assertMayReplace(restriction, before, registration);
@@ -225,7 +225,7 @@ export class Registry {
   }
 
   async #update(id: string, update: VmUpdate, options: WriteOptions): Promise<VmRecord> {
-    if (this.#import.running) await this.#import.ended();
+    while (this.#import.running) await this.#import.running;
     const before = this.#require(id);
     assertMayChange(options.restriction, before);
     assertExpected(before, options.expect);
@@ -246,7 +246,7 @@ export class Registry {
   }
 
   async #deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions): Promise<Position> {
-    if (this.#import.running) await this.#import.ended();
+    while (this.#import.running) await this.#import.running;
     const before = this.#require(id);
     assertMayChange(restriction, before);
     assertExpected(before, expect);
@@ -273,7 +273,7 @@ export class Registry {
     const note: JournalNote = { type: 'token', at: this.clock.now(), by, changes: { tokens: [removed, added] } };
     this.#tokenCommits++;
     try {
-      if (this.#import.running) await this.#import.ended();
+      while (this.#import.running) await this.#import.running;
       await this.#pending.commit({ note, records, apply: () => () => {} });
     } catch (error) {
       throw error instanceof Superseded ? tokenExists() : error;

@@ -15,18 +15,13 @@ export class VmImport {
   readonly #fleet: Fleet;
   readonly #pending: Changes;
   readonly #limits: RegistryLimits | undefined;
-  /** Resolves when the import in progress is done. */
+  /** Resolves when the import in progress is done. Await it in a loop: another import may begin right after it. */
   running: Promise<void> | undefined;
 
   constructor(fleet: Fleet, pending: Changes, limits: RegistryLimits | undefined) {
     this.#fleet = fleet;
     this.#pending = pending;
     this.#limits = limits;
-  }
-
-  /** Resolves when no import is in progress. */
-  async ended(): Promise<void> {
-    while (this.running) await this.running;
   }
 
   /**
@@ -37,7 +32,7 @@ export class VmImport {
    * @throws the store's errors, unless there are several replicas; then nothing was registered
    */
   async run(entries: readonly ImportedVm[], options: ImportOptions): Promise<(VmRecord | VregError)[]> {
-    if (this.running) await this.ended();
+    while (this.running) await this.running;
     const work = this.#run(entries, options).finally(() => {
       this.running = undefined;
     });

@@ -279,6 +279,44 @@ test('other changes wait for an import, which waits for the changes before it', 
   assert.deepEqual(await idsOf(app.url), ['c', 'b', 'a']);
 });
 
+test('imports that wait for another one run one after the other, and other changes between them', async (t) => {
+  const store = new GatedStore();
+  const { registry } = await serveApp(t, { store });
+  const forEach: ForEach = async (items, act) => items.forEach(act);
+  const imported = (...ids: string[]) =>
+    registry
+      .import(
+        ids.map((id) => aVm({ id })),
+        { forEach },
+      )
+      .then((results) => results.map((result) => (result instanceof VregError ? result.code : result.id)));
+  const work = [
+    imported('a', 'b'),
+    imported('b', 'c'),
+    registry.register(aVm({ id: 'd' })).then(({ id }) => id),
+    imported('c', 'd', 'e'),
+    registry.register(aVm({ id: 'e' })).then(
+      ({ id }) => id,
+      ({ code }: VregError) => code,
+    ),
+  ];
+  const results = await store.settle(Promise.all(work));
+  assert.deepEqual(results.slice(0, 2), [
+    ['a', 'b'],
+    ['CONFLICT', 'c'],
+  ]);
+  // Each id is registered once, whichever comes first.
+  assert.deepEqual(
+    results
+      .flat()
+      .filter((result) => result !== 'CONFLICT')
+      .toSorted(),
+    ['a', 'b', 'c', 'd', 'e'],
+  );
+  const revisions = registry.list({}).map(({ version }) => version.revision);
+  assert.deepEqual(revisions, [5, 4, 3, 2, 1]);
+});
+
 for (const [form, wrap] of [
   ['a list', (list: string) => list],
   ['an object', (list: string) => `{"vms":${list}}`],
