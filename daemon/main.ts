@@ -58,6 +58,7 @@ const UNSAVED_SHARE = 0.5;
 
 /** Milliseconds after which the log mentions that the store is still being loaded. Most stores load faster. */
 const LOADING_NOTICE = 2000;
+
 export interface ServeOptions extends Endpoints {
   dataDir: string;
   /** Default: the embedded store in the data dir. */

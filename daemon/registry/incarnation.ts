@@ -61,6 +61,7 @@ export interface Now {
 
 /** Number of heartbeat intervals after which a silent holder is presumed dead: one missed heartbeat plus half an interval. */
 const MISSED_HEARTBEATS = 1.5;
+
 /** The public part of a holder, without its heartbeat tokens and without what it reported before the VM got its current role. */
 export function claimOf({ movedAt, ...holder }: Holder): Claim {
   return movedAt === undefined ? sideOf(holder) : { at: movedAt };
