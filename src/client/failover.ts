@@ -233,24 +233,26 @@ export class Endpoints implements Transport {
 
   /**
    * Looks up the other addresses of the host names, because a connection to a name reaches one of them.
-   * @returns the new endpoints: the first address comes last, because the failed connection probably went to it
+   * @returns their endpoints: the first address comes last, because the failed connection probably went to it
    */
   async addresses(): Promise<readonly Endpoint[]> {
     const { lookedUpAt = Number.NEGATIVE_INFINITY } = this.#memory;
     if (this.now() - lookedUpAt >= ADDRESSES_FOR) {
       this.#memory.lookedUpAt = this.now();
-      this.#memory.addresses = await this.#lookUp();
+      this.#memory.lookup = this.#lookUp().then((found) => {
+        this.#memory.addresses = found;
+      });
     }
+    await this.#memory.lookup;
     const known = new Map(this.#endpoints.map((endpoint) => [endpoint.name, endpoint]));
     const ofAddresses = this.#knownAddresses().map((place) => {
       const endpoint = this.#endpointAt(place);
       return known.get(endpoint.name) ?? endpoint;
     });
-    const added = ofAddresses.filter((endpoint) => !this.#endpoints.includes(endpoint));
     const before = this.#endpoints;
     this.#endpoints = [...before.filter(({ address }) => address === undefined), ...ofAddresses];
     for (const endpoint of before) if (!this.#endpoints.includes(endpoint)) this.#retire(endpoint);
-    return added;
+    return ofAddresses;
   }
 
   #retire(endpoint: Endpoint): void {
@@ -324,6 +326,8 @@ class Request<R extends Head> {
   readonly #isPatient: boolean;
   readonly #deadline: number;
   readonly #candidates: Endpoint[];
+  /** The endpoints that were candidates, so that none is added twice. */
+  readonly #known: Set<Endpoint>;
   readonly #running = new Set<Running>();
   readonly #attempts: Attempt[] = [];
   /** The first response with which an endpoint has refused the request. */
@@ -339,6 +343,7 @@ class Request<R extends Head> {
     this.#isPatient = kind !== 'read';
     this.#deadline = registry.now() + exchange.timeout;
     this.#candidates = registry.order();
+    this.#known = new Set(this.#candidates);
   }
 
   /** @throws the error of the last attempt, with all of them as `attempts` */
@@ -416,7 +421,7 @@ class Request<R extends Head> {
     const [current] = this.#running;
     const isPatient = this.#isPatient;
     if (!current || (isPatient && current.isSent)) return;
-    if (this.#candidates.length === 0 && this.#mayRepeat) this.#candidates.push(...(await this.#registry.addresses()));
+    if (this.#candidates.length === 0 && this.#mayRepeat) await this.#addAddresses();
     if (this.#candidates.length === 0 || !this.#running.has(current)) return;
     if (isPatient && current.isSent) return;
     if (isPatient) {
@@ -487,10 +492,19 @@ class Request<R extends Head> {
 
   async #goOn(): Promise<void> {
     if (this.#askNext() || this.#running.size > 0) return;
-    if (this.#mayRepeat) this.#candidates.push(...(await this.#registry.addresses()));
+    if (this.#mayRepeat) await this.#addAddresses();
     if (this.#askNext()) return;
     if (this.#refusal) this.#end.resolve(this.#refusal);
     else this.#fail();
+  }
+
+  /** Adds the addresses of the host names, which another request may have looked up meanwhile. */
+  async #addAddresses(): Promise<void> {
+    for (const endpoint of await this.#registry.addresses()) {
+      if (this.#known.has(endpoint)) continue;
+      this.#known.add(endpoint);
+      this.#candidates.push(endpoint);
+    }
   }
 
   #fail(): void {

@@ -3,6 +3,7 @@
  * often, and what the user learns.
  */
 import assert from 'node:assert/strict';
+import type { LookupAddress } from 'node:dns';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
@@ -693,6 +694,31 @@ function fakeEndpoints(
 }
 
 const down = () => Promise.reject(Object.assign(new Error('down'), { code: 'ECONNREFUSED' }));
+
+test('requests that fail while the addresses of their host name are looked up wait for the addresses', async () => {
+  const addresses = ['10.0.0.1', '10.0.0.2'].map((address) => ({ address, family: 4 }));
+  let resolve = (_found: typeof addresses) => {};
+  const found = new Promise<typeof addresses>((resolver) => (resolve = resolver));
+  const asked: (string | undefined)[] = [];
+  const open = (_url: string, address?: LookupAddress): Transport => ({
+    async send() {
+      asked.push(address?.address);
+      return address ? { status: 200, headers: {}, text: '' } : down();
+    },
+    open: () => assert.fail('not opened'),
+    async retire() {},
+    close() {},
+  });
+  const endpoints = new Endpoints({ urls: ['http://registry.test'], open, lookup: () => found, now: () => 0 });
+  const replies = [endpoints.send(GET), endpoints.send(GET)];
+  await until('both requests to fail', () => asked.length === 2);
+  resolve(addresses);
+  assert.deepEqual(
+    (await Promise.all(replies)).map(({ status }) => status),
+    [200, 200],
+  );
+  assert.deepEqual(asked, [undefined, undefined, '10.0.0.2', '10.0.0.2']);
+});
 
 test('the client returns to the preferred URL when its cool-down is over, and a write asks first whether it is ready', async () => {
   let isDown = true;

@@ -32,6 +32,8 @@ export interface EndpointMemory {
   /** The addresses of host names, and when they were looked up. */
   addresses?: readonly EndpointPlace[];
   lookedUpAt?: number;
+  /** Resolves when they are known. All requests that need them wait for the same lookup. */
+  lookup?: Promise<void>;
   /** The last write that was acknowledged with a position, and the name of the endpoint. */
   written?: { name: string; position: string } | undefined;
 }
