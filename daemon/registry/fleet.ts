@@ -13,6 +13,7 @@ import { HealthReports } from './health.ts';
 import { HeartbeatBuffer } from './heartbeat-buffer.ts';
 import { HistoryClaims } from './history-claims.ts';
 import { Identities } from './identity.ts';
+import { isoTime } from './iso-time.ts';
 import type { LeaseTerms } from './lease-terms.ts';
 import { LivenessTracker } from './liveness-tracker.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
@@ -20,7 +21,7 @@ import type { Positions } from './positions.ts';
 import { signOfLifeAt } from './signs-of-life.ts';
 import { wallTimes } from './stored-times.ts';
 import { VmIndex } from './vm-index.ts';
-import { isoTime, type VmRecord } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 import type { VmDecision } from './writes.ts';
 
 /** The journal's part of a change to a VM. */

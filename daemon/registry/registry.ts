@@ -23,6 +23,7 @@ import type { HeartbeatBuffer } from './heartbeat-buffer.ts';
 import type { HistoryClaims } from './history-claims.ts';
 import type { Enroller, Identities } from './identity.ts';
 import type { Now, Proof } from './incarnation.ts';
+import { isoTime } from './iso-time.ts';
 import type { LeaseTerms } from './lease-terms.ts';
 import type { LivenessTracker } from './liveness-tracker.ts';
 import { changesSince, type VmChange } from './missed-changes.ts';
@@ -52,7 +53,7 @@ import { SharedChanges } from './shared-changes.ts';
 import { signOfLife } from './signs-of-life.ts';
 import { VmImport } from './vm-import.ts';
 import type { Filter, Lineage, VmIndex } from './vm-index.ts';
-import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
+import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
 import { type Attachment, type Changes, Superseded, type VmDecision } from './writes.ts';
 

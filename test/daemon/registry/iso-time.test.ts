@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { isoTime } from '../../../daemon/registry/vm-record.ts';
+import { isoTime } from '../../../daemon/registry/iso-time.ts';
 import { seeded } from '../../helpers/random.ts';
 
 test('a time is formatted as toISOString formats it, whatever was formatted before', () => {
