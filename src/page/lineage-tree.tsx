@@ -71,7 +71,7 @@ function hide(id: string, childrenOf: ReadonlyMap<string, readonly string[]>, se
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
     if (seen.has(next)) continue;
     seen.add(next);
-    pending.push(...(childrenOf.get(next) ?? []));
+    for (const child of childrenOf.get(next) ?? []) pending.push(child);
   }
 }
 
