@@ -1,40 +1,24 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { ConflictLog } from '../../../daemon/registry/conflict-log.ts';
-import { Identities } from '../../../daemon/registry/identity.ts';
-import type { RegistryObserver } from '../../../daemon/registry/options.ts';
-import { RecordQueue } from '../../../daemon/registry/record-queue.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import type { VregError } from '../../../src/protocol/errors.ts';
-import type { VmEvent } from '../../../src/protocol/events.ts';
-import { FakeClock } from '../../helpers/clock.ts';
-import { MemoryStore } from '../../helpers/memory-store.ts';
-import { tagAt } from '../../helpers/store.ts';
+import type { FakeClock } from '../../helpers/clock.ts';
+import {
+  CLONE,
+  DECIDED,
+  heartbeat,
+  LEASE,
+  ONE,
+  OWN,
+  registryWithVm,
+  TWO,
+  token,
+  UNDECIDED,
+} from '../../helpers/incarnations.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-const LEASE = 300_000;
-const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
-const CLONE = { code: 'IDENTITY_CONFLICT', exit: 9, status: 409 };
-/** The answer while it is undecided which incarnation is the VM. */
-const UNDECIDED = (error: VregError) => error.code === 'IDENTITY_CONFLICT' && error.retryAfter !== undefined;
-/** The answer to an incarnation of a VM that is alive as another one. */
-const DECIDED = (error: VregError) => error.code === 'IDENTITY_CONFLICT' && error.retryAfter === undefined;
-
-/** A registry with one VM. */
-async function setUp(observer: RegistryObserver = {}) {
-  const [clock, store] = [new FakeClock(), new MemoryStore()];
-  const options = { store, clock, staleAfter: LEASE, observer };
-  const registry = new Registry(options, store.contents());
-  await registry.register(aVm({ id: 'vm-1' }));
-  return { clock, store, registry, options };
-}
-
-const ONE = { incarnation: 'one', address: '10.0.0.1', from: '192.0.2.1' };
-const TWO = { incarnation: 'two', address: '10.0.0.2', from: '192.0.2.2' };
-
 test('an agent that spends each token once, or repeats a heartbeat whose response was lost, is accepted', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -45,7 +29,7 @@ test('an agent that spends each token once, or repeats a heartbeat whose respons
 
 test('an agent that spends a token a second time is another incarnation: it is refused, recorded, and no sign of life', async () => {
   const seen: string[] = [];
-  const { registry, clock } = await setUp({ conflict: ({ id, state }) => void seen.push(`${id} ${state}`) });
+  const { registry, clock } = await registryWithVm({ conflict: ({ id, state }) => void seen.push(`${id} ${state}`) });
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   const { lastSeen } = registry.get('vm-1');
@@ -69,7 +53,7 @@ test('an agent that spends a token a second time is another incarnation: it is r
 });
 
 test('a plain heartbeat is a sign of life and does not change the holder', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   clock.pass(1000);
   assert.equal(registry.heartbeat('vm-1').lastSeen, new Date(clock.wall).toISOString());
@@ -78,7 +62,7 @@ test('a plain heartbeat is a sign of life and does not change the holder', async
 });
 
 test('an agent that is ahead of a registry that lost heartbeats is the VM, also far ahead', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(90), next: token(91) });
@@ -87,7 +71,7 @@ test('an agent that is ahead of a registry that lost heartbeats is the VM, also 
 });
 
 test('an agent that lost its state is accepted if it has the same addresses or the holder is silent; otherwise it is a clone', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', next: token(1, 'b') });
   assert.throws(() => registry.heartbeat('vm-1', { ...TWO, next: token(1, 'c') }), CLONE);
@@ -97,7 +81,7 @@ test('an agent that lost its state is accepted if it has the same addresses or t
 });
 
 test('a rewound VM takes over once its other incarnation has been silent for one lease period, and the conflict is recorded', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   clock.pass(LEASE);
@@ -112,7 +96,7 @@ test('a rewound VM takes over once its other incarnation has been silent for one
 });
 
 test('an agent that asks for it replaces the holder, and the conflict is recorded', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(5) });
   registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b'), replace: true });
   assert.throws(
@@ -126,7 +110,7 @@ test('an agent that asks for it replaces the holder, and the conflict is recorde
 });
 
 test("a process at another address waits until the holder's heartbeat is overdue, then takes over", async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   clock.pass(60_000);
   const successor = { ...TWO, spend: token(1), next: token(2, 'b') };
@@ -141,7 +125,7 @@ test("a process at another address waits until the holder's heartbeat is overdue
 });
 
 test('a copy that repeats the last heartbeat from another address also waits, and is refused once the VM continues', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   const copied = { ...TWO, spend: token(1), next: token(2) };
@@ -151,7 +135,7 @@ test('a copy that repeats the last heartbeat from another address also waits, an
 });
 
 test('a successor at the same address, or after a graceful stop, does not wait', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', spend: token(1), next: token(2) });
   await registry.update('vm-1', { status: 'stopped' });
@@ -160,7 +144,7 @@ test('a successor at the same address, or after a graceful stop, does not wait',
 });
 
 test('a copy of an agent whose last response was lost waits like any process at another address, and is refused', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   const copy = { ...TWO, spend: token(1), next: token(2) };
@@ -172,7 +156,7 @@ test('a copy of an agent whose last response was lost waits like any process at 
 });
 
 test('a VM that sends heartbeats while it is declared paused is not taken over, a stopped one is', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   const rewound = { ...TWO, spend: token(1), next: token(2, 'b') };
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -187,22 +171,8 @@ test('a VM that sends heartbeats while it is declared paused is not taken over, 
   );
 });
 
-test('a clone that registers as a child of the VM marks the conflict as reborn', async () => {
-  const { registry } = await setUp();
-  registry.heartbeat('vm-1', { ...ONE, next: token(2) });
-  assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
-  // Another client that has read the conflict cannot end it.
-  await registry.register(aVm({ id: 'vm-3', parentId: 'vm-1' }));
-  registry.heartbeat('vm-3', { ...TWO, from: '192.0.2.3', next: token(1, 'c') });
-  assert.equal(registry.conflicts.all[0]?.state, 'open');
-  await registry.register(aVm({ id: 'vm-2', parentId: 'vm-1' }));
-  registry.heartbeat('vm-2', { ...TWO, next: token(1, 'b') });
-  const [conflict] = registry.conflicts.all;
-  assert.deepEqual([conflict?.state, conflict?.rebornAs], ['reborn', 'vm-2']);
-});
-
 test('tokens and conflicts survive a restart, as of the last save of heartbeats', async () => {
-  const { registry, options, store } = await setUp();
+  const { registry, options, store } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
@@ -216,7 +186,7 @@ test('tokens and conflicts survive a restart, as of the last save of heartbeats'
 });
 
 test('a VM that was removed and registered again has no holder and no records', async () => {
-  const { registry, store } = await setUp();
+  const { registry, store } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   await registry.saveHeartbeats();
   await registry.deregister('vm-1');
@@ -235,7 +205,7 @@ for (const [what, isBack] of [
   ['removed and registered again', true],
 ] as const) {
   test(`a VM that was ${what} has no holder after a kill, although the removal of its record was not saved`, async () => {
-    const { registry, options, store } = await setUp();
+    const { registry, options, store } = await registryWithVm();
     registry.heartbeat('vm-1', { ...ONE, next: token(9) });
     await registry.saveHeartbeats();
     await registry.deregister('vm-1');
@@ -255,24 +225,6 @@ for (const [what, isBack] of [
     );
   });
 }
-
-test('conflicts can be deleted for one VM or all, and the oldest is evicted when there are too many', async () => {
-  const { registry } = await setUp();
-  await registry.register(aVm({ id: 'vm-2' }));
-  for (const id of ['vm-1', 'vm-2']) {
-    registry.heartbeat(id, { ...ONE, next: token(9) });
-    assert.throws(() => registry.heartbeat(id, { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
-  }
-  const clear = (id?: string) => registry.conflicts.clear(id, () => registry.saveHeartbeats());
-  assert.equal(await clear('vm-1'), 1);
-  assert.equal(await clear('vm-1'), 0);
-  assert.equal(await clear(), 1);
-  for (let n = 0; n < 1001; n++) {
-    const spend = `1.${n.toString(16).padStart(32, '0')}`;
-    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend, next: token(2, 'b') }), CLONE);
-  }
-  assert.equal(registry.conflicts.all.length, 1000);
-});
 
 for (const [how, supersede] of [
   [
@@ -295,7 +247,7 @@ for (const [how, supersede] of [
   ],
 ] as const) {
   test(`a former holder that was ${how} stays refused, although its tokens have higher numbers`, async () => {
-    const { registry, clock, options, store } = await setUp();
+    const { registry, clock, options, store } = await registryWithVm();
     registry.heartbeat('vm-1', { ...ONE, next: token(1) });
     for (let n = 1; n < 50; n++) registry.heartbeat('vm-1', { ...ONE, spend: token(n), next: token(n + 1) });
     supersede(registry, clock);
@@ -312,7 +264,7 @@ for (const [how, supersede] of [
 }
 
 test('two incarnations that replace each other repeatedly hold the VM in turn', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   for (let n = 1; n < 30; n++) {
     registry.heartbeat('vm-1', { ...TWO, spend: token(n, 'b'), next: token(n + 1, 'b'), replace: true });
@@ -322,69 +274,8 @@ test('two incarnations that replace each other repeatedly hold the VM in turn', 
   }
 });
 
-test('conflicts are deleted once the deletion is durable, but remain if the save fails or if they recur', async () => {
-  const { registry, store } = await setUp();
-  const { conflicts } = registry;
-  const collide = (digit: string) =>
-    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1, digit), next: token(2, 'b') }), CLONE);
-  const stored = () => store.contents().records.filter(({ kind }) => kind === 'conflict').length;
-  registry.heartbeat('vm-1', { ...ONE, next: token(9) });
-  for (const digit of ['c', 'd']) collide(digit);
-  await registry.saveHeartbeats();
-  const before = conflicts.all;
-
-  const full = new Error('the disk is full');
-  await assert.rejects(
-    conflicts.clear('vm-1', () => Promise.reject(full)),
-    full,
-  );
-  assert.deepEqual(conflicts.all, before);
-  await registry.saveHeartbeats();
-  assert.equal(stored(), 2, 'the next save does not delete any');
-
-  const cleared = conflicts.clear('vm-1', async () => {
-    await registry.saveHeartbeats();
-    collide('d');
-  });
-  assert.equal(conflicts.all.length, 2, 'not durable yet');
-  assert.equal(await cleared, 2);
-  assert.deepEqual(
-    conflicts.all.map(({ count }) => count),
-    [2],
-  );
-  await registry.saveHeartbeats();
-  assert.equal(stored(), 1);
-});
-
-test('a VM with many conflicts does not evict the conflicts of others', () => {
-  const { conflicts, identities, entry, now } = crowded();
-  const open = (id: string, n: number) => {
-    const token = (digit: number) => `${digit}.${String(n).padStart(32, '0')}`;
-    assert.throws(() => identities.prove(entry(id), { spend: token(1), next: token(2), incarnation: `x${n}` }, now));
-  };
-  for (const id of ['quiet', 'noisy'])
-    identities.prove(entry(id), { next: `5.${'f'.repeat(32)}`, incarnation: 'one' }, now);
-  open('quiet', 1);
-  for (let n = 0; n < 1500; n++) open('noisy', n);
-  assert.equal(conflicts.all.length, 1000);
-  assert.ok(conflicts.all.some(({ id }) => id === 'quiet'));
-});
-
-function crowded() {
-  const now = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, silenceFrom: 0 };
-  const entry = (id: string) =>
-    new VmRecord(
-      { ...aVm({ id }), registeredAt: now.at },
-      { created: 1, revision: 1, tag: tagAt(1) },
-      { lastSeen: 0, heardAt: 0 },
-    );
-  const queue = new RecordQueue();
-  const conflicts = new ConflictLog({ records: [] }, () => undefined, queue);
-  return { conflicts, identities: new Identities({ records: [] }, () => undefined, queue, conflicts), entry, now };
-}
-
 test('an identity stored with the keys ousted and rests is read, and its next save uses the new keys', async () => {
-  const { clock, registry, store, options } = await setUp();
+  const { clock, registry, store, options } = await registryWithVm();
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   registry.heartbeat('vm-1', { ...TWO, next: token(1, 'b'), replace: true });
   await registry.update('vm-1', { status: 'paused' });
@@ -404,8 +295,6 @@ test('an identity stored with the keys ousted and rests is read, and its next sa
   assert.deepEqual(superseded, [token(9), token(1, 'b')]);
 });
 
-const heartbeat = (registry: Registry, proof: Parameters<Registry['heartbeat']>[1]) =>
-  registry.heartbeat('vm-1', proof);
 const sides = (registry: Registry) =>
   registry.conflicts.all.map(({ state, holder, other }) => [state, holder.address, other.address]);
 /** An attacker with a token of the scope heartbeat. */
@@ -413,7 +302,7 @@ const INVENTED = { address: '10.0.0.6', from: '192.0.2.6', incarnation: 'six' };
 const far = (number: number) => token(999_000_000_000_000 + number, 'f');
 
 test('a refused incarnation retries soon, then every 5 s, and again when the lease has passed', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
   const copy = { ...TWO, spend: token(1), next: token(2, 'b') };
@@ -435,7 +324,7 @@ test('a refused incarnation retries soon, then every 5 s, and again when the lea
 });
 
 test('a holder that repeats its last heartbeat has not decided a claim, its next one has', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   const last = { ...ONE, spend: token(1), next: token(2) };
   const copy = { ...TWO, spend: token(1), next: token(2, 'b') };
   heartbeat(registry, { ...ONE, next: token(1) });
@@ -449,7 +338,7 @@ test('a holder that repeats its last heartbeat has not decided a claim, its next
 });
 
 test('a VM that was rewound twice to the same state makes a new claim the second time', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
   const rewound = { ...ONE, spend: token(1), next: token(2, 'b') };
@@ -464,7 +353,7 @@ test('a VM that was rewound twice to the same state makes a new claim the second
 });
 
 test('a VM that was recreated with its id is refused while that is undecided, and accepted when the old one is silent', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(7) });
   clock.pass(1000);
   const recreated = { ...TWO, next: token(1, 'b') };
@@ -476,7 +365,7 @@ test('a VM that was recreated with its id is refused while that is undecided, an
 });
 
 test('a claim stays undecided across a restart of the registry, and the time of the restart does not count', async () => {
-  const { registry, clock, store, options } = await setUp();
+  const { registry, clock, store, options } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
   const rewound = { ...ONE, spend: token(1), next: token(2, 'b') };
@@ -492,7 +381,7 @@ test('a claim stays undecided across a restart of the registry, and the time of 
 
 test('an invented token number evicts nobody: the VM takes itself back with its next heartbeat, and both are on record', async () => {
   const seen: string[] = [];
-  const { registry, clock } = await setUp({ conflict: ({ state }) => void seen.push(state) });
+  const { registry, clock } = await registryWithVm({ conflict: ({ state }) => void seen.push(state) });
   heartbeat(registry, { ...ONE, next: token(1) });
   clock.pass(1000);
   heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
@@ -514,7 +403,7 @@ test('an agent whose last response was lost, or that has a new process, also tak
     { ...ONE, spend: token(1), next: token(2) },
     { ...ONE, incarnation: 'restarted', spend: token(2), next: token(3) },
   ]) {
-    const { registry } = await setUp();
+    const { registry } = await registryWithVm();
     heartbeat(registry, { ...ONE, next: token(1) });
     heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
     heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
@@ -524,7 +413,7 @@ test('an agent whose last response was lost, or that has a new process, also tak
 });
 
 test('an attacker that invents a new number after each refusal never has the VM for longer than a heartbeat interval', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   for (let n = 1; n < 60; n++) {
     heartbeat(registry, { ...INVENTED, spend: far(2 * n), next: far(2 * n + 1) });
@@ -533,7 +422,7 @@ test('an attacker that invents a new number after each refusal never has the VM 
 });
 
 test('a tentative holder is proven after a lease, also across a restart, and the one before it is refused then', async () => {
-  const { registry, clock, store, options } = await setUp();
+  const { registry, clock, store, options } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...TWO, spend: token(9), next: token(10) });
   clock.pass(LEASE / 2);
@@ -548,7 +437,7 @@ test('a tentative holder is proven after a lease, also across a restart, and the
 });
 
 test('the proven incarnation is retained across a restart', async () => {
-  const { registry, store, options } = await setUp();
+  const { registry, store, options } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
   await registry.saveHeartbeats();
@@ -558,7 +447,7 @@ test('the proven incarnation is retained across a restart', async () => {
 });
 
 test('an agent ahead of a registry that lost heartbeats succeeds an attacker that was faster and invented a higher number', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
   heartbeat(registry, { ...ONE, spend: token(3), next: token(4) });
@@ -568,7 +457,7 @@ test('an agent ahead of a registry that lost heartbeats succeeds an attacker tha
 });
 
 test('after a restore, a clone that is behind its original is refused, and not accepted while the original is tentative', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(50) });
   heartbeat(registry, { ...ONE, spend: token(60), next: token(61) });
   const clone = { ...TWO, spend: token(55), next: token(56, 'b') };
@@ -584,7 +473,7 @@ test('after a restore, a clone that is behind its original is refused, and not a
 });
 
 test('an agent that alternates between two copies of a registry is never refused and causes no conflict', async () => {
-  const a = await setUp();
+  const a = await registryWithVm();
   heartbeat(a.registry, { ...ONE, next: token(1) });
   await a.registry.saveHeartbeats();
   const copies = [a.registry, new Registry(a.options, a.store.contents())];
@@ -596,7 +485,7 @@ test('an agent that alternates between two copies of a registry is never refused
 });
 
 test('an agent without state at the address of a VM that is alive is accepted, and the VM takes itself back', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   const stranger = { ...ONE, incarnation: 'x', next: token(1, 'd') };
   heartbeat(registry, stranger);
@@ -608,7 +497,7 @@ test('an agent without state at the address of a VM that is alive is accepted, a
 });
 
 test('an agent that loses its state twice within one lease period is accepted once its last heartbeat is overdue', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...ONE, incarnation: 'second', next: token(1, 'd') });
   clock.pass(90_000);
@@ -617,7 +506,7 @@ test('an agent that loses its state twice within one lease period is accepted on
 });
 
 test('a VM that is declared paused returns within one lease period, even if another incarnation claimed it', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   await registry.update('vm-1', { status: 'paused' });
   heartbeat(registry, { ...INVENTED, spend: token(1, 'f'), next: token(2, 'f') });
@@ -625,56 +514,8 @@ test('a VM that is declared paused returns within one lease period, even if anot
   assert.equal(sides(registry)[0]?.[2], '10.0.0.6');
 });
 
-test('each copy that spends a used token has a record with its address', async () => {
-  const { registry } = await setUp();
-  heartbeat(registry, { ...ONE, next: token(1) });
-  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
-  const copies = [
-    { ...TWO, next: token(2, 'b') },
-    { ...TWO, address: '10.0.0.3', next: token(2, 'b') },
-    { ...TWO, from: '192.0.2.4', next: token(2, 'b') },
-    { ...TWO, incarnation: 'five', next: token(2, 'c') },
-  ];
-  for (const copy of [...copies, ...copies])
-    assert.throws(() => heartbeat(registry, { ...copy, spend: token(1) }), UNDECIDED);
-  assert.deepEqual(
-    registry.conflicts.all.map(({ count, other }) => [count, other.incarnation, other.address, other.from]),
-    copies.toReversed().map(({ incarnation, address, from }) => [2, incarnation, address, from]),
-  );
-});
-
-test('a conflict is an event of its VM, once for each record and change of its state, and at most 16 times for one VM', async () => {
-  const { registry, clock } = await setUp();
-  const events: VmEvent[] = [];
-  registry.events.subscribe({
-    event: ({ type, json }) => type === 'conflict' && events.push(JSON.parse(json) as VmEvent),
-  });
-  heartbeat(registry, { ...ONE, next: token(1) });
-  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
-  const copy = { ...TWO, spend: token(1), next: token(2, 'b') };
-  for (let times = 0; times < 2; times++) assert.throws(() => heartbeat(registry, copy), UNDECIDED);
-  const [event, ...others] = events;
-  assert.deepEqual(others, []);
-  assert.deepEqual(
-    [event?.vm.id, event?.revision, event?.conflict],
-    ['vm-1', 1, { ...registry.conflicts.all[0], count: 1 }],
-  );
-  assert.doesNotMatch(JSON.stringify(events), /bbbb|spend|against/, 'no event contains an agent token');
-  clock.pass(LEASE + 1);
-  heartbeat(registry, copy);
-  assert.deepEqual(
-    events.map(({ conflict }) => conflict?.state),
-    ['open', 'replaced'],
-  );
-  for (let n = 3; n < 40; n++) {
-    const invented = { spend: token(1, n.toString(16).slice(-1)), next: token(2, 'c'), incarnation: `${n}` };
-    assert.throws(() => heartbeat(registry, invented), CLONE);
-  }
-  assert.equal(events.length, 17);
-});
-
 test('a VM that was refused, removed and registered again begins a new claim when it is refused again', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(100) });
   const claim = { address: ONE.address, from: ONE.from, isReturning: true };
   const rewound = { ...ONE, spend: token(3), next: token(4, 'b') };
@@ -689,7 +530,7 @@ test('a VM that was refused, removed and registered again begins a new claim whe
 });
 
 test('a VM that is rewound, resumed and rewound again within a lease makes a new claim', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(100) });
   const rewound = { ...ONE, spend: token(3), next: token(4, 'b') };
   assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
@@ -701,13 +542,11 @@ test('a VM that is rewound, resumed and rewound again within a lease makes a new
 
 /** A VM that has lost its access token and enrols again; `refused` expects a refusal with an error code. */
 async function enrolling({ address, from }: typeof ONE, isReturning = true) {
-  const setup = await setUp();
+  const setup = await registryWithVm();
   const enrol = (registry = setup.registry) => registry.assertVacant('vm-1', { address, from, isReturning });
   const refused = (code: string, registry = setup.registry) => assert.throws(() => enrol(registry), { code });
   return { ...setup, enrol, refused };
 }
-/** The VM's agent, with an access token that may change the VM. */
-const OWN = { ...ONE, mayWrite: true };
 
 test('a VM without its token that starts again after a decided refusal makes a new claim', async () => {
   const { registry, clock, enrol, refused } = await enrolling(TWO);
@@ -804,7 +643,7 @@ test('a client with a heartbeat token cannot reject the claim of a VM that enrol
 });
 
 test('a client with a heartbeat token that sends the first proof is replaced by the agent that may change the VM', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...INVENTED, next: token(5, 'f'), mayWrite: false });
   heartbeat(registry, { ...OWN, next: token(1) });
   assert.deepEqual(sides(registry), [['replaced', '10.0.0.6', '10.0.0.1']]);
@@ -816,7 +655,7 @@ test('a client with a heartbeat token that sends the first proof is replaced by 
 });
 
 test('a VM that was suspended for longer than a lease returns, even if a client with a heartbeat token took its place', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...OWN, next: token(1000) });
   clock.pass(LEASE + 1);
   heartbeat(registry, { ...INVENTED, next: token(5, 'f') });
@@ -827,7 +666,7 @@ test('a VM that was suspended for longer than a lease returns, even if a client 
 });
 
 test('a copy whose token may change the VM does not replace a holder whose token may do so, too', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   heartbeat(registry, { ...OWN, next: token(1) });
   heartbeat(registry, { ...OWN, spend: token(1), next: token(2) });
   const copy = { ...TWO, spend: token(1), next: token(2, 'b'), mayWrite: true };
@@ -836,35 +675,8 @@ test('a copy whose token may change the VM does not replace a holder whose token
   assert.throws(() => heartbeat(registry, copy), UNDECIDED, 'the proven incarnation may return');
 });
 
-test('after a change of role, conflicts show nothing that the holder reported in the former role', async () => {
-  for (const isCrashed of [false, true]) {
-    const { registry, clock, store, options } = await setUp();
-    const events: VmEvent[] = [];
-    heartbeat(registry, { ...OWN, next: token(1) });
-    await registry.saveHeartbeats();
-    clock.pass(1000);
-    await registry.replace(aVm({ id: 'vm-1', role: 'infra' }));
-    const movedAt = new Date(clock.wall).toISOString();
-    const after = isCrashed ? new Registry(options, store.contents()) : registry;
-    after.events.subscribe({
-      event: ({ type, json }) => type === 'conflict' && events.push(JSON.parse(json) as VmEvent),
-    });
-    clock.pass(1000);
-    assert.throws(() => heartbeat(after, { ...TWO, next: token(9, 'b') }), UNDECIDED);
-    const enroller = { address: '10.0.0.3', from: '192.0.2.3', isReturning: true };
-    assert.throws(() => after.assertVacant('vm-1', enroller), { code: 'CONFLICT' });
-    assert.deepEqual(
-      [...after.conflicts.inCurrentRole, ...events.map(({ conflict }) => conflict!)].map(({ holder }) => holder),
-      Array.from({ length: 4 }, () => ({ at: movedAt })),
-    );
-    heartbeat(after, { ...OWN, spend: token(1), next: token(2) });
-    assert.throws(() => heartbeat(after, { ...TWO, next: token(9, 'b') }), DECIDED);
-    assert.equal(after.conflicts.inCurrentRole.at(-1)?.holder.address, OWN.address);
-  }
-});
-
 test('an agent at a new address that alternates between two copies of a registry causes one conflict in each', async () => {
-  const a = await setUp();
+  const a = await registryWithVm();
   heartbeat(a.registry, { ...ONE, next: token(1) });
   await a.registry.saveHeartbeats();
   const copies = [a.registry, new Registry(a.options, a.store.contents())];
@@ -885,7 +697,7 @@ test('an agent at a new address that alternates between two copies of a registry
 });
 
 test('a VM that changes its role and is killed before the next save keeps its identity', async () => {
-  const { clock, registry, store, options } = await setUp();
+  const { clock, registry, store, options } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(5) });
   heartbeat(registry, { ...ONE, spend: token(5), next: token(6) });
   const copy = { ...TWO, spend: token(5), next: token(6, 'b') };
@@ -902,7 +714,7 @@ test('a VM that changes its role and is killed before the next save keeps its id
 });
 
 test('a VM that was silent for a lease takes itself back from a sender with an invented token number', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(1) });
   clock.pass(LEASE + 1);
   heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
@@ -915,7 +727,7 @@ test('a VM that was silent for a lease takes itself back from a sender with an i
 });
 
 test('after a restore, a copied incarnation id does not outrank the network address of the VM', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(100) });
   const attacker = { incarnation: ONE.incarnation, address: ONE.address, from: '203.0.113.9' };
   heartbeat(registry, { ...attacker, spend: far(1), next: far(2) });
@@ -925,7 +737,7 @@ test('after a restore, a copied incarnation id does not outrank the network addr
 });
 
 test('a VM that was recreated with a write token succeeds a client that invented a number with a heartbeat token', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(5), mayWrite: true });
   clock.pass(10_000);
   const recreated = { ...TWO, next: token(1, 'b'), mayWrite: true };
@@ -944,7 +756,7 @@ test('a VM that was recreated with a write token succeeds a client that invented
 });
 
 test('a claim ends when the holder changes without its token', async () => {
-  const { registry, clock } = await setUp();
+  const { registry, clock } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(5) });
   const rewound = { ...TWO, spend: token(3), next: token(4, 'b') };
   assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
@@ -956,7 +768,7 @@ test('a claim ends when the holder changes without its token', async () => {
 });
 
 test('an agent that restarts is accepted at its place, even if the registry has lost its heartbeats twice', async () => {
-  const { registry } = await setUp();
+  const { registry } = await registryWithVm();
   heartbeat(registry, { ...ONE, next: token(5) });
   heartbeat(registry, { ...ONE, spend: token(7), next: token(8) });
   const restarted = { ...ONE, incarnation: 'restarted' };
