@@ -23,6 +23,8 @@ export interface WriteOptions {
   expect?: readonly string[] | 'any' | 'none' | undefined;
   /** The VMs that the author may change; undefined means all. */
   restriction?: TokenRestriction | undefined;
+  /** Called after each wait for an import or another replica. @throws VregError UNAUTHORIZED if the author was revoked meanwhile */
+  assertActive?: (() => void) | undefined;
   /** Returns records to commit with the change. @param created revision of the VM's registration */
   attach?: ((created: number) => Attachment) | undefined;
 }

@@ -147,6 +147,7 @@ export class Registry {
 
   async #register(registration: Registration, options: WriteOptions): Promise<VmRecord> {
     while (this.#import.running) await this.#import.running;
+    options.assertActive?.();
     const { id, role } = registration;
     const { restriction } = options;
     assertPermitted(restriction, registration);
@@ -156,6 +157,7 @@ export class Registry {
       // Otherwise, the token could change the role of its VM: remove the VM, then register it again.
       if (((await this.#formerRole(id)) ?? role) !== role) throw cannotChangeRole(registration);
       while (this.#import.running) await this.#import.running;
+      options.assertActive?.();
       // Another registration may have been accepted in the meantime.
       if (this.#current(id)) throw alreadyRegistered();
     }
@@ -191,6 +193,7 @@ export class Registry {
     isCurrent = false,
   ): Promise<{ entry: VmRecord; created: boolean }> {
     while (this.#import.running) await this.#import.running;
+    options.assertActive?.();
     const { expect, restriction, attach } = options;
     const before = this.#current(registration.id);
     if (before) assertMayReplace(restriction, before, registration);
@@ -227,6 +230,7 @@ export class Registry {
 
   async #update(id: string, update: VmUpdate, options: WriteOptions): Promise<VmRecord> {
     while (this.#import.running) await this.#import.running;
+    options.assertActive?.();
     const before = this.#require(id);
     assertMayChange(options.restriction, before);
     assertExpected(before, options.expect);
@@ -246,8 +250,12 @@ export class Registry {
     return this.#pending.decide(id, () => this.#deregister(id, options));
   }
 
-  async #deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions): Promise<Position> {
+  async #deregister(
+    id: string,
+    { by = ANONYMOUS, expect, restriction, assertActive }: WriteOptions,
+  ): Promise<Position> {
     while (this.#import.running) await this.#import.running;
+    assertActive?.();
     const before = this.#require(id);
     assertMayChange(restriction, before);
     assertExpected(before, expect);

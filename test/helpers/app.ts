@@ -77,6 +77,7 @@ export async function serveApp(
   const store = given ? await reopen(given) : await openTestStore(() => clock.wall);
   const onDeregister: RegistryOptions['onDeregister'] = (id) => authenticator.tokens.removeWithVm(id);
   const onMove: RegistryOptions['onMove'] = (id, created) => authenticator.tokens.moveWithVm(id, created);
+  const onTokenRecord: RegistryOptions['onTokenRecord'] = (record) => authenticator.tokens.recordArrived(record);
   const monitored = new MonitoredStore(store, () => clock.listening());
   const registry = new Registry(
     {
@@ -86,6 +87,7 @@ export async function serveApp(
       massLoss,
       onDeregister,
       onMove,
+      onTokenRecord,
       eventLog: { maxEvents: keptEvents },
     },
     store.contents(),

@@ -50,6 +50,7 @@ export async function replaceVm(ctx: RequestContext): Promise<Result> {
   const registration = parseRegistration(ctx.body, ctx.id);
   const { registry } = ctx.services;
   await registry.replicas.awaitVm(ctx.id);
+  assertPrincipalActive(ctx);
   if (!registry.has(ctx.id)) assertMayChoose(ctx.principal, ctx.id);
   const { entry, created } = await registry.replace(registration, writeOptions(ctx));
   return entryResult(ctx, entry, created ? 201 : 200);
@@ -58,6 +59,7 @@ export async function replaceVm(ctx: RequestContext): Promise<Result> {
 export async function updateVm(ctx: RequestContext): Promise<Result> {
   const { registry } = ctx.services;
   await registry.replicas.awaitVm(ctx.id);
+  assertPrincipalActive(ctx);
   // As in the original registry (vers-agent-services), an unknown VM is 404 even if the body is invalid.
   registry.get(ctx.id);
   const update = parseUpdate(ctx.body, ctx.id);
@@ -151,12 +153,14 @@ function readProof(ctx: RequestContext): Proof | undefined {
 }
 
 /** Records heartbeats of many VMs in one request. */
-export async function heartbeats({ services, body, principal }: RequestContext): Promise<Result> {
-  const { registry, scheduler } = services;
+export async function heartbeats(ctx: RequestContext): Promise<Result> {
+  const { body, principal } = ctx;
+  const { registry, scheduler } = ctx.services;
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
   const unknownHere = [...ids].find((id) => !registry.has(id));
   if (unknownHere !== undefined) await registry.replicas.awaitVm(unknownHere);
+  assertPrincipalActive(ctx);
   // Check all VMs first, so that a refused request has no effect.
   for (const id of ids) {
     if (registry.has(id)) assertMayHeartbeat(principal.restriction, registry.get(id));

@@ -2,6 +2,7 @@
 import { VregError } from '../../../src/protocol/errors.ts';
 import { UNCOUNTED } from '../../limits/budgets.ts';
 import type { WriteOptions } from '../../registry/preconditions.ts';
+import { assertPrincipalActive } from '../auth.ts';
 import type { RequestContext } from '../context.ts';
 import { encoderOf } from '../results.ts';
 
@@ -16,6 +17,7 @@ export function writeOptions(ctx: RequestContext): WriteOptions {
   if (ctx.method !== 'DELETE' && size > UNCOUNTED.response) ctx.services.responses.assertFits(size);
   const { 'if-match': match, 'if-none-match': noneMatch } = ctx.headers;
   const { name: by, restriction } = ctx.principal;
+  const author = { by, restriction, assertActive: () => assertPrincipalActive(ctx) };
   // An entry cannot both exist and not exist (RFC 9110, 13.2.2).
   if (noneMatch === '*' && match !== undefined) {
     throw new VregError('PRECONDITION_FAILED', 'If-Match cannot be combined with If-None-Match: *', {
@@ -23,16 +25,16 @@ export function writeOptions(ctx: RequestContext): WriteOptions {
       hint: 'send only one of them',
     });
   }
-  if (noneMatch === '*') return { by, restriction, expect: 'none' };
+  if (noneMatch === '*') return { ...author, expect: 'none' };
   if (noneMatch !== undefined) {
     throw new VregError('INVALID', `unsupported If-None-Match ${noneMatch}: only * is allowed when changing an entry`, {
       field: 'if-none-match',
       hint: 'send * to create an entry only if it does not exist, or send the ETag as If-Match',
     });
   }
-  if (match === undefined) return { by, restriction };
-  if (match === '*') return { by, restriction, expect: 'any' };
-  return { by, restriction, expect: parseEntityTags(match) };
+  if (match === undefined) return author;
+  if (match === '*') return { ...author, expect: 'any' };
+  return { ...author, expect: parseEntityTags(match) };
 }
 
 /** Runs the change of a large entry through the scheduler. Even a short request may rewrite a large entry. */

@@ -2,8 +2,10 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import test, { type TestContext } from 'node:test';
+import type { ForEach } from '../../../daemon/store/store.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { Connection } from '../../helpers/connection.ts';
+import { FakeCluster } from '../../helpers/fake-cluster.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { call } from '../../helpers/http.ts';
 import { until } from '../../helpers/until.ts';
@@ -159,4 +161,44 @@ test('a new request with a revoked token is refused while an older one is still 
   await store.settle(revoking);
   assert.equal((await waiting.response('POST')).status, 201);
   assert.equal(app.registry.has('late'), true);
+});
+
+for (const [request, method, path, body] of [
+  ['a PUT', 'PUT', '/registry/vms/new', aVm({ id: 'new', name: 'changed' })],
+  ['a DELETE', 'DELETE', '/registry/vms/new', undefined],
+  ['a PATCH', 'PATCH', '/registry/vms/new', { name: 'changed' }],
+  ['a batch of heartbeats', 'POST', '/registry/heartbeats', { ids: ['new'] }],
+] as const) {
+  test(`${request} that waits for a VM of another replica changes nothing if its token was revoked there`, async (t) => {
+    const cluster = new FakeCluster();
+    const stores = [cluster.replica(), cluster.replica()] as const;
+    const { app: there, create, ends } = await withToken(t, 'write', { store: stores[0] });
+    const { app: here } = await withToken(t, 'write', { store: stores[1] });
+    const { token } = await create('writer');
+    stores[1].deliver();
+    await there.registry.register(aVm({ id: 'new' }));
+    await ends.revoked('writer');
+    const headers = { authorization: `Bearer ${token}` };
+    assert.equal((await call(here.url, method, path, { body, headers })).status, 401);
+    stores[0].deliver();
+    assert.equal(there.registry.get('new').vm.name, 'one');
+    assert.equal(here.registry.heartbeatCount, 0);
+  });
+}
+
+test('a registration that waits for an import registers nothing if its token was revoked meanwhile', async (t) => {
+  const store = new GatedStore();
+  const { app, create } = await withToken(t, 'write', { store });
+  const { token } = await store.settle(create('writer'));
+  const headers = { authorization: `Bearer ${token}` };
+  const forEach: ForEach = async (items, act) => items.forEach(act);
+  const importing = app.registry.import([aVm({ id: 'imported' })], { forEach });
+  await until('the commit of the import', () => store.waiting === 1);
+  const registering = call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'late' }), headers });
+  await until('the registration', () => app.authenticator.tokens.named('writer')?.info.lastUsedAt !== undefined);
+  const revoking = app.authenticator.tokens.revoke('writer', 'test');
+  await store.settle(importing);
+  assert.equal((await store.settle(registering)).status, 401);
+  assert.equal(app.registry.has('late'), false);
+  await store.settle(revoking);
 });
