@@ -5,7 +5,6 @@ import { enrol } from '../../../daemon/access/enrol.ts';
 import type { Change, RecordChange, StoredHeartbeat } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { Position } from '../../../src/protocol/position.ts';
-import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
 import { anAuthenticator, credentialsWith } from '../../helpers/access.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
@@ -209,45 +208,6 @@ test('the last use is saved at most once per minute', async () => {
   clock.pass(1);
   authenticator.authenticate(credentialsWith(token, { address: '192.0.2.7' }));
   assert.equal(registry.unsaved.records.isEmpty, false);
-});
-
-for (const [body, field] of [
-  [{ scope: 'read' }, 'name'],
-  [{ name: 'a b', scope: 'read' }, 'name'],
-  [{ name: 'a/b', scope: 'read' }, 'name'],
-  [{ name: '-a', scope: 'read' }, 'name'],
-  [{ name: 'a'.repeat(65), scope: 'read' }, 'name'],
-  [{ name: 'VERS_AUTH_TOKEN', scope: 'admin' }, 'name'],
-  [{ name: 'Anonymous', scope: 'read' }, 'name'],
-  [{ name: 7, scope: 'admin' }, 'name'],
-  [{ name: 'a' }, 'scope'],
-  [{ name: 'a', scope: 'root' }, 'scope'],
-  [{ name: 'a', scope: ['read'] }, 'scope'],
-  [{ name: 'a', scope: 'write', role: 'king' }, 'role'],
-  [{ name: 'a', scope: 'write', vm: '' }, 'vm'],
-  [{ name: 'a', scope: 'write', vm: 'x', role: '' }, 'role'],
-  [{ name: 'a', scope: 'admin', vm: 'x', role: 'infra' }, 'vm'],
-  [{ name: 'a', scope: 'admin', vm: 'x' }, 'vm'],
-  [{ name: 'a', scope: 'admin', role: 'infra' }, 'role'],
-  [{ name: 'a', scope: 'read', expiresIn: 0 }, 'expiresIn'],
-  [{ name: 'a', scope: 'read', expiresIn: '30d' }, 'expiresIn'],
-  [{ name: 'a', scope: 'read', expiresIn: 1e12 }, 'expiresIn'],
-  [[], 'body'],
-] as const) {
-  test(`${JSON.stringify(body).slice(0, 70)} is an invalid token request: ${field}`, () => {
-    assert.throws(() => parseTokenRequest(body), { code: 'INVALID', field });
-  });
-}
-
-test('a name cannot contain a token', () => {
-  for (const name of ['vreg_x', `x-vreg_${'a'.repeat(43)}`])
-    assert.throws(() => parseTokenRequest({ name, scope: 'read' }), { code: 'INVALID', field: 'name' }, name);
-  assert.equal(parseTokenRequest({ name: 'my-vreg_reader', scope: 'read' }).name, 'my-vreg_reader');
-});
-
-test('a token request is parsed with its restriction', () => {
-  const made: Partial<NewToken> = { name: 'a', scope: 'enrol', role: 'worker' };
-  assert.deepEqual(parseTokenRequest({ ...made, vm: null, extra: 1 }), made);
 });
 
 test("the token of an enrolled VM is durable with the VM's registration and deleted with its removal", async () => {
