@@ -11,7 +11,7 @@ import type { HistoryAnswer } from '../../src/protocol/heartbeat.ts';
 import type { Position } from '../../src/protocol/position.ts';
 import { type ImportedVm, inFieldOrder, type Registration, type VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type { Contents, ForEach, JournalItem, JournalNote, RecordChange, Replication, Store } from '../store/store.ts';
+import type { Contents, JournalItem, JournalNote, RecordChange, Replication, Store } from '../store/store.ts';
 import { Arrivals } from './arrivals.ts';
 import { checkLimits, type RegistryLimits, usageOf } from './capacity.ts';
 import type { Census } from './census.ts';
@@ -51,7 +51,7 @@ import {
 import { Replicas } from './replicas.ts';
 import { SharedChanges } from './shared-changes.ts';
 import { signOfLife } from './signs-of-life.ts';
-import { VmImport } from './vm-import.ts';
+import { type ImportOptions, VmImport } from './vm-import.ts';
 import type { Filter, Lineage, VmIndex } from './vm-index.ts';
 import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import type { Snapshot } from './vm-snapshot.ts';
@@ -264,10 +264,7 @@ export class Registry {
   }
 
   /** As {@link VmImport.run}. Other changes wait until it is done. */
-  import(
-    entries: readonly ImportedVm[],
-    options: Pick<WriteOptions, 'by'> & { forEach: ForEach },
-  ): Promise<(VmRecord | VregError)[]> {
+  import(entries: readonly ImportedVm[], options: ImportOptions): Promise<(VmRecord | VregError)[]> {
     return this.#import.run(entries, options);
   }
 

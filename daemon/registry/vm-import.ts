@@ -9,7 +9,7 @@ import { earlierSignOfLife } from './signs-of-life.ts';
 import { VmRecord } from './vm-record.ts';
 import { type Changes, type Decision, Superseded } from './writes.ts';
 
-type ImportOptions = Pick<WriteOptions, 'by'> & { forEach: ForEach };
+export type ImportOptions = Pick<WriteOptions, 'by' | 'assertActive'> & { forEach: ForEach };
 
 export class VmImport {
   readonly #fleet: Fleet;
@@ -45,10 +45,11 @@ export class VmImport {
 
   async #run(
     entries: readonly ImportedVm[],
-    { by = ANONYMOUS, forEach }: ImportOptions,
+    { by = ANONYMOUS, assertActive, forEach }: ImportOptions,
   ): Promise<(VmRecord | VregError)[]> {
     // Changes that were accepted before the import must not fail after it was validated against them.
     await this.#pending.settle();
+    assertActive?.();
     const { clock, index: visible, liveness } = this.#fleet;
     const now = clock.now();
     const timed: { index: number; registration: Registration; registered: number; seen: number }[] = [];

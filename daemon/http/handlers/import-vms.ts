@@ -21,11 +21,10 @@ export async function importVms(ctx: RequestContext): Promise<Result> {
   if (memory > bytes.length) reserveFor(ctx.response, bodies, memory - bytes.length);
   const items: Item[] = [];
   await scheduler.forEach(elements, (element) => void items.push(parseItem(element, maxBody)));
-  // Parsing can take a second, in which the token may have been revoked.
-  assertPrincipalActive(ctx);
   const entries = items.flatMap((item) => ('vm' in item ? [item.vm] : []));
   const forEach: typeof scheduler.forEach = (list, act) => scheduler.forEach(list, act);
-  const registered = await registry.import(entries, { by: ctx.principal.name, forEach });
+  const assertActive = () => assertPrincipalActive(ctx);
+  const registered = await registry.import(entries, { by: ctx.principal.name, assertActive, forEach });
   ctx.position = registry.positions.current;
   let at = 0;
   const outcomes = items.map((item) => outcomeOf(item.id, 'vm' in item ? registered[at++]! : item.error));

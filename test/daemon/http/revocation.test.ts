@@ -18,7 +18,11 @@ function head(line: string, token: string, ...headers: readonly string[]): strin
 }
 
 /** An app with a token, and the two ways in which the token ends. */
-async function withToken(t: TestContext, scope: 'read' | 'write', options: Parameters<typeof serveApp>[1] = {}) {
+async function withToken(
+  t: TestContext,
+  scope: 'read' | 'write' | 'admin',
+  options: Parameters<typeof serveApp>[1] = {},
+) {
   const app = await serveApp(t, { token: 's3cret', streams: { keepAlive: 20 }, ...options });
   const create = async (name: string) => {
     const { tokens } = app.authenticator;
@@ -186,19 +190,24 @@ for (const [request, method, path, body] of [
   });
 }
 
-test('a registration that waits for an import registers nothing if its token was revoked meanwhile', async (t) => {
-  const store = new GatedStore();
-  const { app, create } = await withToken(t, 'write', { store });
-  const { token } = await store.settle(create('writer'));
-  const headers = { authorization: `Bearer ${token}` };
-  const forEach: ForEach = async (items, act) => items.forEach(act);
-  const importing = app.registry.import([aVm({ id: 'imported' })], { forEach });
-  await until('the commit of the import', () => store.waiting === 1);
-  const registering = call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'late' }), headers });
-  await until('the registration', () => app.authenticator.tokens.named('writer')?.info.lastUsedAt !== undefined);
-  const revoking = app.authenticator.tokens.revoke('writer', 'test');
-  await store.settle(importing);
-  assert.equal((await store.settle(registering)).status, 401);
-  assert.equal(app.registry.has('late'), false);
-  await store.settle(revoking);
-});
+for (const [what, scope, path, body] of [
+  ['a registration', 'write', '/registry/vms', aVm({ id: 'late' })],
+  ['an import', 'admin', '/registry/import', [aVm({ id: 'late' })]],
+] as const) {
+  test(`${what} that waits for another import registers nothing if its token was revoked meanwhile`, async (t) => {
+    const store = new GatedStore();
+    const { app, create } = await withToken(t, scope, { store });
+    const { token, isUsed } = await store.settle(create('writer'));
+    const headers = { authorization: `Bearer ${token}` };
+    const forEach: ForEach = async (items, act) => items.forEach(act);
+    const importing = app.registry.import([aVm({ id: 'imported' })], { forEach });
+    await until('the commit of the import', () => store.waiting === 1);
+    const registering = call(app.url, 'POST', path, { body, headers });
+    await until('the request', isUsed);
+    const revoking = app.authenticator.tokens.revoke('writer', 'test');
+    await store.settle(importing);
+    assert.equal((await store.settle(registering)).status, 401);
+    assert.equal(app.registry.has('late'), false);
+    await store.settle(revoking);
+  });
+}
