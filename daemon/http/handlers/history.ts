@@ -7,6 +7,7 @@ import { limitReached } from '../../../src/protocol/errors.ts';
 import { type HistoryItem, JOURNAL_LENGTH } from '../../../src/protocol/events.ts';
 import { COUNTS } from '../../limits.ts';
 import type { JournalItem } from '../../store/store.ts';
+import { assertPrincipalActive } from '../auth.ts';
 import type { RequestContext, Result } from '../context.ts';
 import { pullStream, reserveFor } from '../response/streaming.ts';
 
@@ -28,6 +29,7 @@ export async function history(ctx: RequestContext): Promise<Result> {
   }
   const read = (rest: number, before?: number) => scheduler.serialize(() => readPage(ctx, rest, before));
   const first = await read(limit, end);
+  assertPrincipalActive(ctx);
   const start = `{"id":${JSON.stringify(id)},"history":[${first.text}`;
   if (first.end === undefined) return { status: 200, body: `${start}],"count":${first.count}}` };
   const reservation = reserveFor(response, responses, start.length);

@@ -8,6 +8,7 @@ import { Connection } from '../../helpers/connection.ts';
 import { FakeCluster } from '../../helpers/fake-cluster.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { call } from '../../helpers/http.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
 import { until } from '../../helpers/until.ts';
 import { aVm } from '../../helpers/vm.ts';
 
@@ -143,6 +144,28 @@ test('a list that is being sent ends when its token is revoked', async (t) => {
     connection.socket.resume();
     assert.doesNotMatch((await connection.closed).toString('latin1'), /"count":16\}/, target);
   }
+});
+
+test('a history that is read while its token is revoked is not sent', async (t) => {
+  const store = new MemoryStore();
+  const { app, create, ends } = await withToken(t, 'read', { store });
+  const { token } = await create('reader');
+  await app.registry.register(aVm());
+  let proceed = () => {};
+  const reading = new Promise<void>((started) => {
+    const read = store.history.bind(store);
+    store.history = async (...query) => {
+      started();
+      await new Promise<void>((resolve) => (proceed = resolve));
+      return read(...query);
+    };
+  });
+  const headers = { authorization: `Bearer ${token}` };
+  const answer = call(app.url, 'GET', '/registry/vms/vm-1/history', { headers });
+  await reading;
+  await ends.revoked('reader');
+  proceed();
+  assert.equal((await answer).status, 401);
 });
 
 test('a new request with a revoked token is refused while an older one is still waiting', async (t) => {
