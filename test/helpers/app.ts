@@ -77,7 +77,8 @@ export async function serveApp(
   const store = given ? await reopen(given) : await openTestStore(() => clock.wall);
   const onDeregister: RegistryOptions['onDeregister'] = (id) => authenticator.tokens.removeWithVm(id);
   const onMove: RegistryOptions['onMove'] = (id, created) => authenticator.tokens.moveWithVm(id, created);
-  const onTokenRecord: RegistryOptions['onTokenRecord'] = (record) => authenticator.tokens.recordArrived(record);
+  const onTokenRecord: RegistryOptions['onTokenRecord'] = (record) =>
+    (record.kind === 'token' ? authenticator.tokens : authenticator.sessions).recordArrived(record);
   const monitored = new MonitoredStore(store, () => clock.listening());
   const registry = new Registry(
     {
