@@ -72,7 +72,10 @@ export class EtcdTestStore extends MemoryStore {
 
   #observe(follower: Follower): Follower {
     return {
-      ...follower,
+      toListening: follower.toListening,
+      identityRequested: (id) => follower.identityRequested(id),
+      currencyChanged: (isCurrent) => follower.currencyChanged(isCurrent),
+      heard: (id, lastSeen) => follower.heard(id, lastSeen),
       arrived: (arrival) => {
         const { id, vm, position } = arrival;
         this.#copy(position, id, vm);
