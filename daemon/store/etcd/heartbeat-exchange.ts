@@ -219,17 +219,24 @@ export class HeartbeatExchange {
 
   async #adoptFrom(replica: string): Promise<void> {
     const prefix = `${this.#keys.heartbeats}${replica}/`;
-    const { kvs } = await this.#client.range({ key: prefix, rangeEnd: prefixEnd(prefix) });
+    const all = { key: prefix, rangeEnd: prefixEnd(prefix) };
+    const { kvs, header } = await this.#client.range(all);
     for (const { key, value } of kvs) {
       if (key.endsWith(`/${LAST_FLUSH}`)) continue;
       for (const { hash, lastSeen } of decodeShard(value)) if (this.#ids.has(hash)) this.#shards.add(hash, lastSeen);
     }
     await this.flush();
     if (this.#shards.isDirty) return;
-    await this.#client.delete(prefix, prefixEnd(prefix));
     const session = `${this.#keys.replica(replica)}/`;
-    await this.#client.delete(session, prefixEnd(session));
-    this.#writers.delete(replica);
+    // The replica may have been suspended, and have written heartbeats since they were read.
+    const { succeeded } = await this.#client.txn(
+      [{ ...all, modRevision: header.revision + 1, result: '<' }],
+      [
+        { type: 'delete', ...all },
+        { type: 'delete', key: session, rangeEnd: prefixEnd(session) },
+      ],
+    );
+    if (succeeded) this.#writers.delete(replica);
   }
 
   /** Flushes for the last time. */

@@ -65,7 +65,8 @@ export interface DeleteRequest {
 }
 
 /** A condition on one key. The default result is `=`. A key that does not exist has the revisions and the version 0. */
-export type Compare = { key: string; result?: '=' | '>' | '<' | '!=' } & (
+/** With `rangeEnd`, it must hold for each key of the range, and holds if there are none, except for a value. */
+export type Compare = { key: string; rangeEnd?: string; result?: '=' | '>' | '<' | '!=' } & (
   | { value: string | Uint8Array }
   | { modRevision: number }
   | { createRevision: number }
@@ -182,12 +183,15 @@ function writeDelete({ key, rangeEnd }: DeleteRequest): MessageWriter {
 }
 
 function writeCompare(compare: Compare): MessageWriter {
-  const writer = new MessageWriter().number(1, RESULTS.indexOf(compare.result ?? '='));
-  if ('version' in compare) return writer.number(2, 0).bytes(3, compare.key).number(4, compare.version);
-  if ('createRevision' in compare) return writer.number(2, 1).bytes(3, compare.key).number(5, compare.createRevision);
-  if ('modRevision' in compare) return writer.number(2, 2).bytes(3, compare.key).number(6, compare.modRevision);
-  if ('value' in compare) return writer.number(2, 3).bytes(3, compare.key).bytes(7, compare.value);
-  return writer.number(2, 4).bytes(3, compare.key).id(8, compare.lease);
+  const writer = new MessageWriter()
+    .number(1, RESULTS.indexOf(compare.result ?? '='))
+    .bytes(3, compare.key)
+    .bytes(64, compare.rangeEnd);
+  if ('version' in compare) return writer.number(2, 0).number(4, compare.version);
+  if ('createRevision' in compare) return writer.number(2, 1).number(5, compare.createRevision);
+  if ('modRevision' in compare) return writer.number(2, 2).number(6, compare.modRevision);
+  if ('value' in compare) return writer.number(2, 3).bytes(7, compare.value);
+  return writer.number(2, 4).id(8, compare.lease);
 }
 
 function writeOp(op: Op): MessageWriter {
