@@ -1,15 +1,30 @@
 /** Starts the program in place of pi with an extension. */
 import { fork } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import type { TestContext } from 'node:test';
+import { buildSync } from 'esbuild';
 import { cleanEnv, endAfter, type Ran, tempDir } from '../daemon.ts';
 import type { PiMessage, PiRequest } from './pi-program.ts';
+
+/** The program and the original extension as JavaScript, because tsx would take most of the time of each start. */
+const BUILT = mkdtempSync(join(tmpdir(), 'vreg-test-'));
+process.once('exit', () => rmSync(BUILT, { recursive: true }));
+buildSync({
+  entryPoints: ['pi-program', 'original-extension'].map((name) => join(import.meta.dirname, `${name}.ts`)),
+  outdir: BUILT,
+  outExtension: { '.js': '.mjs' },
+  format: 'esm',
+  target: 'node20.19',
+});
+const PI_PROGRAM = join(BUILT, 'pi-program.mjs');
 
 export const EXTENSIONS = {
   /** The file that the package contains. */
   vreg: join(import.meta.dirname, '../../../dist/pi/registry.js'),
-  original: join(import.meta.dirname, 'original-extension.ts'),
+  original: join(BUILT, 'original-extension.mjs'),
 } as const;
 
 export interface PiOptions {
@@ -42,8 +57,8 @@ export function startPi(
   { home = tempDir(t), env = {}, extension = EXTENSIONS.vreg }: PiOptions = {},
 ): RunningPi {
   const vm = { VERS_INFRA_URL: url, VERS_VM_ID: 'vm-1', VERS_AGENT_NAME: 'one', VREG_INTERVAL: '100ms' };
-  const child = fork(join(import.meta.dirname, 'pi-program.ts'), [extension], {
-    execArgv: ['--import', 'tsx'],
+  const child = fork(PI_PROGRAM, [extension], {
+    execArgv: [],
     env: cleanEnv(home, { ...vm, ...env }),
     silent: true,
   });
