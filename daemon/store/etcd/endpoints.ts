@@ -2,13 +2,13 @@
  * The choice of a member. All requests of a client go to one member until it fails, because a client that takes turns would
  * meet a frozen member again and again: it stalled for 3 s instead of 1.5 s.
  */
+import { backoff } from './backoff.ts';
 
 /** Milliseconds for which a member is avoided after it did not answer: longer than an election and a short pause. */
 const TIMEOUT_COOL_DOWN = 5000;
 /** Milliseconds for which a member is avoided after it refused the connection: it may be restarting. */
 const REFUSED_COOL_DOWN = 1000;
-/** Milliseconds of the first pause when all members have failed, doubled up to the maximum. */
-const FIRST_PAUSE = 50;
+/** Milliseconds of the longest pause when all members have failed; an election takes 1 to 2 s. */
 const MAX_PAUSE = 1000;
 
 export class Endpoints {
@@ -71,7 +71,7 @@ export class Endpoints {
   }
 
   async #startPause(): Promise<void> {
-    const ms = Math.min(MAX_PAUSE, FIRST_PAUSE * 2 ** this.#failures++) * (0.5 + this.#random() / 2);
+    const ms = backoff(this.#failures++, MAX_PAUSE, this.#random);
     await new Promise((resolve) => setTimeout(resolve, ms));
     this.#pause = undefined;
   }

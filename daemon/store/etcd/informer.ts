@@ -5,6 +5,7 @@
  *
  * The view stores the revisions of the keys, and its user the values.
  */
+import { backoff } from './backoff.ts';
 import type { EtcdClient } from './etcd-client.ts';
 import { EtcdError } from './etcd-error.ts';
 import type { Duplex } from './grpc.ts';
@@ -57,8 +58,7 @@ const PROGRESS_INTERVAL = 1000;
 const SILENT_INTERVALS = 3;
 /** Milliseconds without any message, after which someone who waits for a revision makes the view try another member. */
 const IMPATIENCE = 700;
-/** Milliseconds between two attempts to watch, doubled up to the maximum. Without a pause there were 1400 per second. */
-const FIRST_PAUSE = 50;
+/** Maximum milliseconds between two attempts to watch. A watch that lasts longer has worked. */
 const MAX_PAUSE = 2000;
 
 /** How a watch has ended. */
@@ -250,7 +250,7 @@ export class Informer {
   }
 
   async #pause(attempt: number): Promise<void> {
-    const ms = Math.min(MAX_PAUSE, FIRST_PAUSE * 2 ** attempt) * (0.5 + this.#random() / 2);
+    const ms = backoff(attempt, MAX_PAUSE, this.#random);
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, ms);
       this.#wake = () => {

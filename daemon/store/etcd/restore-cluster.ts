@@ -3,11 +3,13 @@
  * of etcd differ from those of the backup. Revisions of registrations and of the journal become negative numbers, so that the
  * order of lists and histories stays the same, and later changes come after them.
  */
+import { setTimeout } from 'node:timers/promises';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { tagOf } from '../../../src/protocol/position.ts';
 import { kernelRandomHex } from '../../process/random.ts';
 import { type BackupContents, type Conversion, convertRecord } from '../moving.ts';
 import type { StoredVm } from '../store.ts';
+import { backoff } from './backoff.ts';
 import { EtcdClient } from './etcd-client.ts';
 import { EtcdError, toEtcdOpenError } from './etcd-error.ts';
 import { EtcdKeys, encodeValue, LAYOUT_VERSION } from './etcd-keys.ts';
@@ -21,6 +23,8 @@ const MAX_OPS = 100;
 const MAX_BYTES = 700_000;
 /** Attempts per transaction. Each writes the same values, so an unknown outcome does not matter. */
 const ATTEMPTS = 10;
+/** Milliseconds of the longest pause between two attempts, with which ten take 3 to 7 s: longer than an election. */
+const MAX_PAUSE = 1000;
 
 type Put = Extract<Op, { type: 'put' }>;
 
@@ -98,6 +102,7 @@ class ClusterRestore {
       } catch (error) {
         const isRepeatable = error instanceof EtcdError && ['unknown', 'unavailable', 'busy'].includes(error.kind);
         if (!isRepeatable || attempt === ATTEMPTS) throw error;
+        await setTimeout(backoff(attempt, MAX_PAUSE, Math.random));
       }
     }
   }
