@@ -240,7 +240,7 @@ export const SETTINGS = {
     default: `${100 * DEFAULT_MASS_LOSS}%`,
     check: checkShare,
     about:
-      'if at least this share of the live VMs goes silent together, mark them suspect instead of stale; off disables this',
+      'if more than this share of the live VMs, and at least ten, go silent together, mark them suspect instead of stale; off disables this',
   },
   'allow-host': {
     group: 'daemon',
