@@ -77,8 +77,9 @@ export async function readEntries(
       if (flaw) throw invalid('body', `the entry ${flaw}`);
       return parseEntry(isObject(value) ? complete(value) : value);
     } catch (error) {
-      if (!(error instanceof VregError) || single) throw error;
-      throw new VregError('INVALID', `${name}: entry ${index + 1}: ${error.message}`, {
+      if (!(error instanceof VregError)) throw error;
+      const place = single ? name : `${name}: entry ${index + 1}`;
+      throw new VregError('INVALID', `${place}: ${error.message}`, {
         hint: 'nothing was registered; fix the entry and try again',
         ...(error.field === undefined ? {} : { field: error.field }),
       });

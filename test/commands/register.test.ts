@@ -177,8 +177,8 @@ const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
   ['no JSON', 'foo', /^vreg: stdin is not JSON: .*\nhint: use one entry, an array, or one entry per line\n$/],
   ['no content', '', /^vreg: stdin is empty\nhint: did the command before the pipe fail\?\n$/],
   ['only blanks', ' \n\n', /^vreg: stdin is empty\nhint: /],
-  ['one invalid entry', '{"id":"a","role":"x"}', /^vreg: invalid role: x .*\nhint: /],
-  ['a number', '1', /^vreg: body must be a JSON object, not a number\nhint: /],
+  ['one invalid entry', '{"id":"a","role":"x"}', /^vreg: stdin: invalid role: x .*\nhint: nothing/],
+  ['a number', '1', /^vreg: stdin: body must be a JSON object, not a number\nhint: nothing/],
 ];
 
 for (const [name, stdin, message] of BAD_FILES) {
