@@ -414,7 +414,8 @@ function parseServices(value: unknown): Service[] | undefined {
     const name = parseText(service.name, `${field}.name`);
     const port = service.port;
     if (!isPort(port)) {
-      const given = port === undefined ? 'is required' : `is ${quote(port)}`;
+      const quoted = typeof port === 'string' ? `"${quote(port)}"` : quote(port);
+      const given = port === undefined ? 'is required' : `is ${quoted}`;
       throw invalid(`${field}.port`, `${field}.port ${given}: it must be an integer from 1 to 65535`);
     }
     const { healthPath, ...rest } = service;

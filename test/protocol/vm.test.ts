@@ -224,6 +224,7 @@ test('services is an array of objects, and an error names the index of an invali
   for (const port of [undefined, null, '80', 0, -1, 65_536, 1.5, Number.NaN, [80]]) {
     refuses('services[0].port', [{ ...good, port }], /integer from 1 to 65535/);
   }
+  refuses('services[0].port', [{ ...good, port: '80' }], /port is "80": it must be an integer/);
   for (const healthPath of [1, true, {}])
     refuses('services[0].healthPath', [{ ...good, healthPath }], /must be a string/);
   refuses('services', Array(MAX_SERVICES + 1).fill(good), /^too many services: 257 \(limit 256\)$/);
