@@ -194,7 +194,7 @@ function assertSingleAgent(stateDir: string, id: string): void {
   const other = readProcesses(stateDir, 'agent').find((info) => info.vm === id);
   if (!other) return;
   throw new VregError('ALREADY_RUNNING', `an agent for VM "${id}" is already running (pid ${other.pid})`, {
-    hint: 'stop it (vreg daemon stop agent), or start this one with another --id',
+    hint: `stop it: kill ${other.pid}; or start this one with another --id`,
   });
 }
 

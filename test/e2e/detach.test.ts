@@ -127,7 +127,9 @@ test('two agents of two VMs share a data dir; a second one of the same VM is ref
   assert.equal(refused.code, 4);
   assert.match(
     refused.stderr,
-    new RegExp(`^vreg: an agent for VM "vm-1" is already running \\(pid ${first.pid}\\)\nhint: stop it`),
+    new RegExp(
+      `^vreg: an agent for VM "vm-1" is already running \\(pid ${first.pid}\\)\nhint: stop it: kill ${first.pid};`,
+    ),
   );
 
   const status = processes(await inHome(t, home, ['daemon', 'status', '-o', 'json']));
