@@ -74,7 +74,9 @@ export const setup = defineCommand<Flags>({
     if (failure) throw failure;
     if (dryRun) context.note('nothing was changed (--dry-run)');
     else if (!remove && program !== 'pi' && !isOnPath(context))
-      context.note(`vreg is not on the PATH, so ${program} could not start it`);
+      context.note(
+        `vreg is not on the PATH, so ${program} cannot start it: put it into a folder of the PATH, e.g. npm install -g vreg`,
+      );
     const obstacle = steps.find((step) => step.obstacle)?.obstacle;
     if (obstacle) throw obstacle;
     const kept = steps.filter(({ action }) => action === 'keep').map(({ path }) => path);

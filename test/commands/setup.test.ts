@@ -271,6 +271,18 @@ test('--dry-run writes nothing, and --only and the variables of the programs cho
   assert.deepEqual(stdout.split('\n'), [join(home, 'c/config.toml'), join(home, 'c/hooks.json'), '']);
 });
 
+test('setup warns if vreg is not on the PATH, and names the next step', async (t) => {
+  const home = tempDir(t);
+  const path = join(home, 'bin');
+  const setup = ['setup', 'claude', '--only', 'mcp'];
+  const { code, stderr } = await vreg(setup, { home, env: { PATH: path } });
+  assert.equal(code, 0);
+  assert.match(stderr, /^vreg: vreg is not on the PATH, so claude cannot start it: put it .*npm install -g vreg\n$/);
+  mkdirSync(path);
+  writeFileSync(join(path, 'vreg'), '');
+  assert.equal((await vreg(setup, { home, env: { PATH: path } })).stderr, '');
+});
+
 test('setup pi expands ~ in PI_CODING_AGENT_DIR, as pi does, and --remove leaves that folder', async (t) => {
   const home = tempDir(t);
   const env = { PI_CODING_AGENT_DIR: '~/mine' };
