@@ -47,6 +47,7 @@ import { HeartbeatExchange } from './heartbeat-exchange.ts';
 import { IdentityExchange } from './identity-exchange.ts';
 import { type Batch, Informer, type WatchEvent } from './informer.ts';
 import { type Compare, type Op, prefixEnd } from './messages.ts';
+import { OwnWrites } from './own-writes.ts';
 import { RecordWriter } from './record-writer.ts';
 import { ReplicaSession } from './replica-session.ts';
 import { Transactions } from './transaction.ts';
@@ -92,6 +93,7 @@ export class EtcdStore implements Store {
   readonly #client: EtcdClient;
   readonly #keys: EtcdKeys;
   readonly #replica: string;
+  readonly #writes: OwnWrites;
   readonly #session: ReplicaSession;
   readonly #informer: Informer;
   readonly #transactions: Transactions;
@@ -103,15 +105,12 @@ export class EtcdStore implements Store {
   readonly #onDeath: (reason: string) => void;
   /** Changes of this replica that have not arrived, by the id of their transaction. */
   readonly #sent = new Map<string, Sent>();
-  /** Transactions of this replica whose outcome is unknown. If they arrive, they count as those of another replica. */
-  readonly #unknown = new Set<string>();
   /** Batches from before {@link Replication.follow}. */
   #early: Batch[] | undefined = [];
   #follower: Follower | undefined;
   #listed: Listed | undefined = new Listed();
   #genesis: Position = { revision: 0, tag: '' };
   #registryId = '';
-  #writes = 0;
   #inFlight = 0;
   #isCurrent = true;
   #lists = 0;
@@ -127,6 +126,7 @@ export class EtcdStore implements Store {
     this.#client = client;
     this.#keys = new EtcdKeys(target.prefix);
     this.#replica = kernelRandomHex(8);
+    this.#writes = new OwnWrites(this.#replica);
     this.#onDeath = onDeath;
     this.#replicas = new Replicas(this.#keys);
     this.#informer = new Informer(client, this.#keys.state, { apply: (batch) => this.#receive(batch), onProblem });
@@ -134,7 +134,7 @@ export class EtcdStore implements Store {
     this.#transactions = new Transactions(client, this.#session, this.#informer);
     this.#records = new RecordWriter(this.#transactions, this.#keys, this.#informer, () => ({
       key: this.#keys.flush(this.#replica),
-      write: this.#newWrite(),
+      write: this.#writes.next(),
     }));
     this.#heartbeats = new HeartbeatExchange(client, this.#session, this.#keys, {
       replica: this.#replica,
@@ -149,8 +149,7 @@ export class EtcdStore implements Store {
       replicas: this.#replicas,
       transactions: this.#transactions,
       records: this.#records,
-      newWrite: () => this.#newWrite(),
-      replicaOf: (write) => write.split('.')[0]!,
+      writes: this.#writes,
     });
     this.replication = {
       ownsIdentity: (id) => this.#identities.owns(id),
@@ -250,16 +249,6 @@ export class EtcdStore implements Store {
     }
   }
 
-  #newWrite(): string {
-    this.#writes++;
-    return `${this.#replica}.${this.#writes}`;
-  }
-
-  /** True for a transaction of this replica whose outcome it knows. */
-  #isOwn(write: string): boolean {
-    return write.startsWith(`${this.#replica}.`) && !this.#unknown.has(write);
-  }
-
   commit(change: Change): Promise<Position | undefined> {
     if (this.#isClosed) throw new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 });
     if (this.#inFlight >= MAX_IN_FLIGHT) {
@@ -290,7 +279,7 @@ export class EtcdStore implements Store {
   }
 
   async #send(change: Change, { isBare = false }: { isBare?: boolean }): Promise<Position | undefined> {
-    const write = this.#newWrite();
+    const write = this.#writes.next();
     const { compares, success, subject } = this.#transactionOf(change, write, isBare);
     const name = isBare ? subject : write;
     this.#sent.set(name, { change, isBare });
@@ -313,7 +302,7 @@ export class EtcdStore implements Store {
       return undefined;
     } catch (error) {
       this.#sent.delete(name);
-      if (error instanceof EtcdError && error.kind === 'unknown') this.#unknown.add(write);
+      if (error instanceof EtcdError && error.kind === 'unknown') this.#writes.failed(write);
       throw error;
     }
   }
@@ -566,7 +555,8 @@ export class EtcdStore implements Store {
       else this.#heartbeats.deleteVm(vm.id);
     }
     if (note || vm) this.#arrive({ revision, vm, note }, follower);
-    if (records.length > 0 && !(write !== undefined && this.#isOwn(write))) follower.recordsArrived(records);
+    if (records.length > 0 && !(write !== undefined && this.#writes.isOwn(write))) follower.recordsArrived(records);
+    if (write !== undefined) this.#writes.arrived(write);
     for (const key of answered) this.#identities.answered(key);
   }
 
@@ -603,7 +593,7 @@ export class EtcdStore implements Store {
   #recordOf(record: Pick<StoredRecord, 'kind' | 'key'>, { key, kv, revision }: WatchEvent): RecordChange {
     this.#records.seen(key, revision);
     const stored = kv && readRecord(record, kv);
-    if (record.kind === 'identity' && !(stored && this.#isOwn(stored.write)))
+    if (record.kind === 'identity' && !(stored && this.#writes.isOwn(stored.write)))
       this.#identities.arrived(record.key, stored?.write);
     return { ...record, body: stored?.body };
   }
@@ -674,7 +664,7 @@ export class EtcdStore implements Store {
     const mark: Op = {
       type: 'put',
       key: this.#keys.flush(this.#replica),
-      value: encodeValue({ w: this.#newWrite() }, ''),
+      value: encodeValue({ w: this.#writes.next() }, ''),
     };
     const removals = keys.map((key): Op => ({ type: 'delete', key }));
     await this.#transactions.commit({ compares: [], success: [mark, ...removals] }).catch(() => {});

@@ -8,6 +8,7 @@ import type { RecordChange } from '../store.ts';
 import { EtcdError } from './etcd-error.ts';
 import { type EtcdKeys, encodeValue } from './etcd-keys.ts';
 import type { Replicas } from './etcd-view.ts';
+import { type OwnWrites, replicaOf } from './own-writes.ts';
 import type { RecordWriter } from './record-writer.ts';
 import type { Transactions } from './transaction.ts';
 
@@ -20,10 +21,7 @@ export interface IdentityExchangeOptions {
   replicas: Replicas;
   transactions: Transactions;
   records: RecordWriter;
-  /** @returns the id of a new transaction of this replica */
-  newWrite(): string;
-  /** Replica of a transaction id. */
-  replicaOf(write: string): string;
+  writes: OwnWrites;
 }
 
 export class IdentityExchange {
@@ -44,7 +42,7 @@ export class IdentityExchange {
   /** An identity has arrived. @param write id of its transaction; undefined if it was removed */
   arrived(vm: string, write: string | undefined): void {
     if (write === undefined) this.#owners.delete(vm);
-    else this.#owners.set(vm, this.#options.replicaOf(write));
+    else this.#owners.set(vm, replicaOf(write));
   }
 
   /** Waits until the owner has written what it knows, if it is running. */
@@ -58,7 +56,7 @@ export class IdentityExchange {
   }
 
   #send(key: string): { done: Promise<void>; finish(): void } {
-    const { transactions, newWrite, replica } = this.#options;
+    const { transactions, writes, replica } = this.#options;
     let finish = () => {};
     const done = new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, OWNER_TIMEOUT);
@@ -69,7 +67,7 @@ export class IdentityExchange {
     }).finally(() => this.#requests.delete(key));
     const request = { done, finish };
     this.#requests.set(key, request);
-    const value = encodeValue({ w: newWrite() }, replica);
+    const value = encodeValue({ w: writes.next() }, replica);
     transactions.commit({ compares: [], success: [{ type: 'put', key, value }] }).catch(finish);
     return request;
   }
