@@ -69,6 +69,17 @@ async function documentOf(app: ServedApp, token = TOKEN): Promise<Document> {
   return parseDocument(text);
 }
 
+/** Validators by their document, because compiling the schemas takes most of the time of a validation. */
+const validators = new Map<string, AnswerValidator>();
+
+async function validatorOf(app: ServedApp): Promise<AnswerValidator> {
+  const document = await documentOf(app);
+  const key = JSON.stringify(document);
+  const validator = validators.get(key) ?? new AnswerValidator(document);
+  validators.set(key, validator);
+  return validator;
+}
+
 /** The secret of a new link for a log-in. */
 async function linkToken(app: ServedApp): Promise<string> {
   const { url } = JSON.parse((await ask(app, 'POST', '/auth/magic-link')).text) as { url: string };
@@ -223,7 +234,7 @@ const ELSEWHERE: readonly string[] = ['content-encoding', 'retry-after', 'x-vreg
 test('each header that an operation describes is in one of its responses', async (t) => {
   for (const route of ROUTES) {
     const app = await started(t);
-    const validator = new AnswerValidator(await documentOf(app));
+    const validator = await validatorOf(app);
     app.clock.miss(1000);
     const { status, headers } = await succeed(app, route, { 'x-vreg-client': '1' });
     const described = validator.headersOf(route.method, route.path, status);
@@ -259,7 +270,7 @@ for (const route of ROUTES) {
   test(`a success and the refusals of ${name} have the statuses, headers and bodies of the document`, async (t) => {
     const app = await started(t);
     const { method, path } = route;
-    const validator = new AnswerValidator(await documentOf(app));
+    const validator = await validatorOf(app);
     const body = name === 'POST /ui/login' ? { token: await linkToken(app) } : BODIES[name];
     const html: Record<string, string> = route.prefersHtml ? { accept: 'text/html' } : {};
     if (body !== undefined) assert.deepEqual(validator.faultsOfBody(method, path, body), []);
@@ -320,7 +331,7 @@ const MISTAKES: readonly Record<string, unknown>[] = [
 
 test('a body that a schema refuses is refused by the registry, too, and the other way round', async (t) => {
   const app = await started(t);
-  const validator = new AnswerValidator(await documentOf(app));
+  const validator = await validatorOf(app);
   let refused = 0;
   for (const [name, valid] of Object.entries(BODIES)) {
     const [method, path] = name.split(' ') as [string, string];
