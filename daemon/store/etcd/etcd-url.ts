@@ -40,7 +40,7 @@ export function isEtcdUrl(text: string): boolean {
 /** @throws VregError USAGE naming what is wrong */
 export function parseEtcdUrl(text: string): EtcdUrl {
   const [, scheme, authority = '', path = ''] = /^(etcds?):\/\/([^/]*)(\/.*)?$/i.exec(text) ?? [];
-  if (scheme === undefined) throw wrongUrl(`invalid URL "${text}": it must begin with etcd:// or etcds://`);
+  if (scheme === undefined) throw wrongUrl(`invalid store "${text}": it must begin with etcd:// or etcds://`);
   if (authority.includes('@'))
     throw wrongUrl('the URL of etcd must not contain a user', 'use --etcd-user NAME and --etcd-password-file FILE');
   const endpoints = authority.split(',').map((endpoint) => parseEndpoint(endpoint, text));
@@ -52,7 +52,7 @@ export function parseEtcdUrl(text: string): EtcdUrl {
 }
 
 function parseEndpoint(text: string, url: string): string {
-  if (text === '') throw wrongUrl(`invalid URL "${url}": the name of a member is missing`);
+  if (text === '') throw wrongUrl(`invalid store "${url}": the name of a member is missing`);
   const [, host, port = String(DEFAULT_PORT)] = /^(\[[0-9a-f:.]+\]|[\w.-]+)(?::(\d+))?$/i.exec(text) ?? [];
   if (host === undefined || host.startsWith('-'))
     throw wrongUrl(

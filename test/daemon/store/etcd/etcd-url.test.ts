@@ -27,10 +27,10 @@ test('the default prefix is /vreg/v1/, and a prefix ends with a slash', () => {
 });
 
 for (const [url, message] of [
-  ['http://a:2379', 'invalid URL "http://a:2379": it must begin with etcd:// or etcds://'],
-  ['etcd:a', 'invalid URL "etcd:a": it must begin with etcd:// or etcds://'],
-  ['etcd://', 'invalid URL "etcd://": the name of a member is missing'],
-  ['etcd://a,,b', 'invalid URL "etcd://a,,b": the name of a member is missing'],
+  ['http://a:2379', 'invalid store "http://a:2379": it must begin with etcd:// or etcds://'],
+  ['etcd:a', 'invalid store "etcd:a": it must begin with etcd:// or etcds://'],
+  ['etcd://', 'invalid store "etcd://": the name of a member is missing'],
+  ['etcd://a,,b', 'invalid store "etcd://a,,b": the name of a member is missing'],
   ['etcd://me:secret@a', 'the URL of etcd must not contain a user'],
   ['etcd://a:x', 'invalid member "a:x" in the URL of etcd: it must be host or host:port'],
   ['etcd://::1', 'invalid member "::1" in the URL of etcd: it must be host or host:port'],
