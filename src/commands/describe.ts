@@ -221,5 +221,5 @@ function historyTable(history: readonly HistoryItem[]): RowsAnswer<HistoryItem> 
 
 /** A registration or removal contains every field of the entry, so it has no changes to show. */
 function changesOf({ type, changes }: HistoryItem): string {
-  return type === 'registered' || type === 'deregistered' ? '-' : formatChanges(changes);
+  return type === 'registered' || type === 'deregistered' ? '-' : formatChanges(changes) || '-';
 }

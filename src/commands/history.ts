@@ -45,7 +45,7 @@ export const history = defineCommand<{ limit?: string }>({
 
 /** `name: one -> two`; for a registration or removal, the main fields of the entry. */
 function describe(type: string, changes: FieldChanges): string {
-  if (type === 'updated' || type === 'status') return formatChanges(changes);
+  if (type === 'updated' || type === 'status') return formatChanges(changes) || '-';
   return Object.entries(changes)
     .filter(([field]) => field === 'name' || field === 'role' || field === 'address')
     .map(([field, [before, after]]) => `${field}: ${type === 'registered' ? after : before}`)

@@ -35,6 +35,14 @@ test('history shows who changed what, newest first, even after the VM was remove
   assert.deepEqual(first[1]!.changes, { status: ['running', 'paused'] });
 });
 
+test('history and describe show a dash for an update that changed nothing', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a', name: 'one' })]);
+  await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'one' } });
+  assert.match((await vreg(['history', 'a'], { url })).stdout, /\tupdated\tanonymous\t-\n/);
+  assert.match((await vreg(['describe', 'a'], { url })).stdout, / updated +anonymous +-\n/);
+});
+
 test('on a terminal history shows the changes instead of the positions', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a', name: 'one' })]);
