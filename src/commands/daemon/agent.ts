@@ -92,7 +92,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   const { config } = context;
   const stateDir = dataDirOf(context);
   const caller = flags.whilePid === undefined ? undefined : parsePid(flags.whilePid);
-  const checks = flags.check ? checksOf(flags) : undefined;
+  const checks = checksOf(flags);
   const logFile = join(stateDir, 'agent.log');
   if (flags.detach) return detach(context, 'agent', logFile);
   const main = await import('../../../daemon/agent/process.ts');
@@ -204,13 +204,22 @@ function addressFilesOf(context: Context) {
   };
 }
 
-function checksOf({ checkInterval, checkTimeout, checkRise, checkFall }: Flags) {
-  return {
+/** @throws VregError USAGE also if a flag changes checks that are not enabled */
+function checksOf({ check, checkInterval, checkTimeout, checkRise, checkFall }: Flags) {
+  const checks = {
     interval: timerDelay(parseDuration(checkInterval ?? CHECKS.interval, '--check-interval')),
     timeout: timerDelay(parseDuration(checkTimeout ?? CHECKS.timeout, '--check-timeout')),
     rise: countOf(checkRise, '--check-rise') ?? CHECKS.rise,
     fall: countOf(checkFall, '--check-fall') ?? CHECKS.fall,
   };
+  if (check) return checks;
+  const given = Object.entries({ interval: checkInterval, timeout: checkTimeout, rise: checkRise, fall: checkFall });
+  const unused = given.find(([, value]) => value !== undefined);
+  if (!unused) return undefined;
+  throw new VregError('USAGE', `--check-${unused[0]} requires --check`, {
+    field: `check-${unused[0]}`,
+    hint: 'pass --check, which makes the agent probe the services of this VM',
+  });
 }
 
 function countOf(text: string | undefined, flag: string): number | undefined {
@@ -218,6 +227,6 @@ function countOf(text: string | undefined, flag: string): number | undefined {
   if (/^[1-9]\d{0,2}$/.test(text)) return Number(text);
   throw new VregError('USAGE', `invalid ${flag} "${text}"`, {
     field: flag.slice(2),
-    hint: 'a whole number from 1 to 999',
+    hint: 'use a whole number from 1 to 999',
   });
 }

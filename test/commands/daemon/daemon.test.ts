@@ -45,6 +45,8 @@ test('invalid settings are refused before anything starts', async (t) => {
     ['daemon --stale-after never', /^vreg: invalid stale-after "never".*\nhint: /],
     ['daemon --host 0.0.0.0', /^vreg: refusing to listen on 0\.0\.0\.0 without a token: .*\nhint: set VERS_AUTH_TOKEN/],
     ['daemon agent --on-exit explode', /^vreg: invalid on-exit "explode" \(from flag --on-exit\)\nhint: one of: /],
+    ['daemon agent --check-fall 0', /^vreg: invalid --check-fall "0"\nhint: use a whole number from 1 to 999\n$/],
+    ['daemon agent --check-interval 5s', /^vreg: --check-interval requires --check\nhint: pass --check/],
     ['daemon agent --service x', /^vreg: invalid --service "x"/],
   ];
   for (const [argv, message] of refused) {
