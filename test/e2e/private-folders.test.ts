@@ -148,7 +148,8 @@ test('errors about the data dir, the run dir and the socket name the variable or
     ['agent', { VREG_RUN_DIR: dir, VERS_INFRA_URL: 'http://127.0.0.1:1' }, /\(mode 0?777, from VREG_RUN_DIR\)\n/],
   ] as const;
   for (const [command, env, message] of cases) {
-    const { code, stderr } = await inHome(t, home, ['daemon', command], { ...env });
+    const port = command === 'serve' ? ['--port', '0'] : [];
+    const { code, stderr } = await inHome(t, home, ['daemon', command, ...port], { ...env });
     assert.notEqual(code, 0);
     assert.match(stderr, message);
   }

@@ -32,8 +32,7 @@ test('a user with a password reads and writes its prefix, and nothing else', opt
   const cluster = await startCluster(t);
   await enableUsers(cluster, '/vreg/v1/', 'secret');
   const client = await open(t, cluster.url, { user: 'vreg', passwordFile: passwordIn(t, 'secret') });
-  const [one] = await Promise.all([1, 2, 3].map(() => client.checkServer('/vreg/v1/probe')));
-  assert.match(one!.version, /^3\./);
+  await Promise.all([1, 2, 3].map(() => client.checkServer('/vreg/v1/probe')));
   await client.put('/vreg/v1/a', 'a');
   await assert.rejects(client.put('/other', 'a'), { kind: 'denied' });
   await assert.rejects(client.range({ key: '/other' }), { kind: 'denied' });

@@ -17,9 +17,7 @@ async function connect(t: TestContext, { url }: Cluster): Promise<EtcdClient> {
 test('each request of the client works with a real cluster', options, async (t) => {
   const cluster = await startCluster(t);
   const client = await connect(t, cluster);
-  const { version, clusterId } = await client.checkServer('/vreg/v1/probe');
-  assert.match(version, /^3\./);
-  assert.ok(clusterId > 0n);
+  await client.checkServer('/vreg/v1/probe');
   const created = await client.txn(
     [{ key: '/a/1', createRevision: 0 }],
     [{ type: 'put', key: '/a/1', value: 'one' }],

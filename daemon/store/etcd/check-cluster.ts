@@ -6,7 +6,7 @@ import { get as getPlain } from 'node:http';
 import { get as getSecure } from 'node:https';
 import { text } from 'node:stream/consumers';
 import { formatBytes } from '../../../src/protocol/errors.ts';
-import { EtcdClient } from './etcd-client.ts';
+import { EtcdClient, isAtLeast } from './etcd-client.ts';
 import { EtcdError } from './etcd-error.ts';
 import type { EtcdTarget } from './etcd-url.ts';
 import { type Compare, type Op, prefixEnd, type StatusResponse } from './messages.ts';
@@ -43,8 +43,8 @@ const TIMEOUT = 5000;
 interface Subject {
   target: EtcdTarget;
   client: EtcdClient;
-  /** Members that answered, by `host:port`. */
-  statuses: Map<string, StatusResponse>;
+  /** Members that answered, by `host:port`. Undefined if the member tells its status to the user root only. */
+  statuses: Map<string, StatusResponse | undefined>;
   now(): number;
 }
 
@@ -109,7 +109,8 @@ async function checkMembers({ target, client, statuses }: Subject): Promise<Outc
       statuses.set(endpoint, await client.status(endpoint));
     } catch (error) {
       if (!(error instanceof EtcdError)) throw error;
-      failures.push(error);
+      if (error.kind === 'denied') statuses.set(endpoint, undefined);
+      else failures.push(error);
     }
   }
   if (statuses.size === 0) throw failures[0]!;
@@ -121,7 +122,7 @@ async function checkMembers({ target, client, statuses }: Subject): Promise<Outc
       detail: `${answered}; ${failures[0]!.message}`,
       fix: 'start the member, or correct the URL',
     };
-  const leaderless = [...statuses].find(([, { leader }]) => leader === 0n);
+  const leaderless = [...statuses].find(([, status]) => status?.leader === 0n);
   if (leaderless)
     return { result: 'fail', detail: `${leaderless[0]} has no leader`, fix: 'start a majority of the members' };
   if (members.length < 3)
@@ -139,13 +140,17 @@ async function checkMembers({ target, client, statuses }: Subject): Promise<Outc
   return { result: 'ok', detail: answered };
 }
 
-async function checkVersion({ statuses }: Subject): Promise<Outcome> {
-  const versions = [...new Set([...statuses.values()].map(({ version }) => version))].sort();
+async function checkVersion({ target, statuses }: Subject): Promise<Outcome> {
+  const found = new Set<string>();
+  for (const [endpoint, status] of statuses) {
+    const version = status?.version ?? (await publicVersion(target, endpoint));
+    if (version !== undefined) found.add(version);
+  }
+  const versions = [...found].sort();
+  if (versions.length === 0)
+    return { result: 'skip', detail: 'etcd tells its version to the user root only, and has no /version here' };
   const detail = versions.join(', ');
-  const isOld = versions.some((version) => {
-    const [major = 0, minor = 0] = version.split('.').map(Number);
-    return major < MAINTAINED_VERSION[0] || (major === MAINTAINED_VERSION[0] && minor < MAINTAINED_VERSION[1]);
-  });
+  const isOld = versions.some((version) => !isAtLeast(version, MAINTAINED_VERSION));
   if (versions.length > 1)
     return { result: 'warn', detail: `members have different versions: ${detail}`, fix: 'finish the upgrade' };
   if (isOld)
@@ -213,16 +218,20 @@ async function checkCompaction(subject: Subject): Promise<Outcome> {
 }
 
 async function checkQuota({ target, statuses }: Subject): Promise<Outcome> {
-  const [[endpoint, status]] = [...statuses].sort(([, a], [, b]) => b.dbSize - a.dbSize) as [[string, StatusResponse]];
-  const size = `the database has ${formatBytes(status.dbSize)}, ${formatBytes(status.dbSizeInUse)} of them in use`;
-  const metrics = await fetchFrom(target, endpoint, '/metrics');
-  const quota = Number(/^etcd_server_quota_backend_bytes (\S+)/m.exec(metrics?.body ?? '')?.[1]);
-  if (!(quota > 0))
+  const [endpoint, status] = [...statuses].sort(([, a], [, b]) => (b?.dbSize ?? 0) - (a?.dbSize ?? 0))[0]!;
+  const metrics = (await fetchFrom(target, endpoint, '/metrics'))?.body ?? '';
+  const dbSize = status?.dbSize ?? metricOf(metrics, 'etcd_mvcc_db_total_size_in_bytes');
+  const dbSizeInUse = status?.dbSizeInUse ?? metricOf(metrics, 'etcd_mvcc_db_total_size_in_use_in_bytes');
+  if (dbSize === undefined || dbSizeInUse === undefined)
+    return { result: 'skip', detail: 'etcd tells its size to the user root only, and has no /metrics here' };
+  const size = `the database has ${formatBytes(dbSize)}, ${formatBytes(dbSizeInUse)} of them in use`;
+  const quota = metricOf(metrics, 'etcd_server_quota_backend_bytes');
+  if (quota === undefined)
     return { result: 'skip', detail: `${size}; the quota is unknown, because etcd has no /metrics here` };
   const detail = `${size}; the quota is ${formatBytes(quota)}`;
-  if (status.dbSizeInUse > MAX_USED * quota)
+  if (dbSizeInUse > MAX_USED * quota)
     return { result: 'warn', detail, fix: 'raise --quota-backend-bytes, and check the compaction' };
-  if (status.dbSize > MAX_USED * quota)
+  if (dbSize > MAX_USED * quota)
     return { result: 'warn', detail, fix: 'return free space: etcdctl defrag, one member after the other' };
   if (quota < SMALL_QUOTA) return { result: 'warn', detail, fix: 'raise --quota-backend-bytes to 4 GiB' };
   return { result: 'ok', detail };
@@ -293,6 +302,18 @@ async function commitNothing({ client, target }: Subject): Promise<void> {
   const never: Compare[] = [{ key, version: 0, result: '<' }];
   const put: Op[] = [{ type: 'put', key, value: '' }];
   await client.txn(never, put, [{ type: 'range', key, countOnly: true }]);
+}
+
+/** The version that a member tells everyone; undefined if it has no HTTP at this port. */
+async function publicVersion(target: EtcdTarget, endpoint: string): Promise<string | undefined> {
+  const { body = '' } = (await fetchFrom(target, endpoint, '/version')) ?? {};
+  return /"etcdserver":"([^"]+)"/.exec(body)?.[1];
+}
+
+/** The value of a metric without labels; undefined unless it is positive. */
+function metricOf(metrics: string, name: string): number | undefined {
+  const value = Number(new RegExp(`^${name} (\\S+)`, 'm').exec(metrics)?.[1]);
+  return value > 0 ? value : undefined;
 }
 
 /** @returns the body, and the time of the member in milliseconds since the epoch; undefined if it does not answer */

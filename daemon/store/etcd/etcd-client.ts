@@ -49,12 +49,6 @@ export interface CallOptions {
   endpoint?: string | undefined;
 }
 
-export interface ServerInfo {
-  /** Version of the member that answered, such as `3.4.23`. */
-  version: string;
-  clusterId: bigint;
-}
-
 export class EtcdClient {
   readonly endpoints: Endpoints;
   readonly #connections: ReadonlyMap<string, Connection>;
@@ -198,18 +192,23 @@ export class EtcdClient {
    * @param key any key that the user may read
    * @throws EtcdError unsupported, denied, unavailable
    */
-  async checkServer(key: string): Promise<ServerInfo> {
+  async checkServer(key: string): Promise<void> {
     const isAbsentOrNot: Compare[] = [
       { key, version: 0, result: '!=' },
       { key, createRevision: 0, result: '!=' },
     ];
     const read: Op[] = [{ type: 'range', key, countOnly: true }];
-    const { header } = await this.#repeatable(() => this.txn(isAbsentOrNot, read, read));
-    const { version } = await this.#request(METHODS.status, undefined);
-    const [major = 0, minor = 0] = version.split('.').map(Number);
-    if (major < OLDEST_VERSION[0] || (major === OLDEST_VERSION[0] && minor < OLDEST_VERSION[1]))
-      throw new EtcdError('unsupported', `the server has version ${version || '(none)'} instead of 3.4 or newer`);
-    return { version, clusterId: header.clusterId };
+    await this.#repeatable(() => this.txn(isAbsentOrNot, read, read));
+    const status = await this.#request(METHODS.status, undefined).catch((error: EtcdError) => {
+      // Servers with users tell it to root only since 3.5, so this one is new enough.
+      if (error.kind === 'denied') return undefined;
+      throw error;
+    });
+    if (status && !isAtLeast(status.version, OLDEST_VERSION))
+      throw new EtcdError(
+        'unsupported',
+        `the server has version ${status.version || '(none)'} instead of 3.4 or newer`,
+      );
   }
 
   /** Repeats a transaction that only reads, until the time is up. */
@@ -295,4 +294,10 @@ export class EtcdClient {
     const connection = this.#connection(endpoint);
     this.#token = await connection.call(METHODS.authenticate, credentials, undefined, AUTHENTICATION_TIMEOUT);
   }
+}
+
+/** @param version such as `3.4.23` @param oldest major and minor */
+export function isAtLeast(version: string, oldest: readonly [major: number, minor: number]): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  return major > oldest[0] || (major === oldest[0] && minor >= oldest[1]);
 }
