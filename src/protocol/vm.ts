@@ -194,6 +194,7 @@ export function parseUpdate(input: unknown, id?: string): VmUpdate {
  */
 export function parseIds(input: unknown, max: number): string[] {
   const { ids } = parseObject(input, 'body');
+  if (ids === undefined) throw invalid('ids', 'ids is required and must be an array of strings');
   if (!Array.isArray(ids)) throw invalid('ids', `ids must be an array of strings, not ${kindOf(ids)}`);
   if (ids.length > max) throw invalid('ids', `too many ids: ${ids.length} (limit ${max})`);
   return ids.map((id, index) => parseText(id, `ids[${index}]`));

@@ -312,7 +312,7 @@ export const CAUSES: Readonly<Partial<Record<ErrorCode, string>>> = {
   PRECONDITION_FAILED: 'the condition in If-Match or If-None-Match is false',
   TOO_LARGE: 'the body or the entry is larger than --max-body',
   URI_TOO_LONG: 'a path parameter is too long',
-  UNSUPPORTED_MEDIA_TYPE: 'the body is not plain application/json',
+  UNSUPPORTED_MEDIA_TYPE: 'the body is compressed, or its type is not one of JSON',
   TOO_MANY_REQUESTS: 'a limit is reached; see Retry-After',
   HEADERS_TOO_LARGE: 'URL and headers exceed 16 KiB',
   INTERNAL: 'a bug in vreg',

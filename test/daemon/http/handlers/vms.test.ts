@@ -162,7 +162,7 @@ test('a batch of heartbeats counts for each known VM and names each unknown one 
   assert.equal(((await beat(many)).body as Heartbeats).unknown.length, 10_000);
   for (const [ids, field, saying] of [
     [[...many, 'one more'], 'ids', /^too many ids: 10001 \(limit 10000\)$/],
-    [undefined, 'ids', /ids must be an array of strings, not missing/],
+    [undefined, 'ids', /^ids is required and must be an array of strings$/],
     ['a', 'ids', /not a string/],
     [{ 0: 'a' }, 'ids', /not an object/],
     [['a', 5], 'ids[1]', /ids\[1\] must be a string, not a number/],
