@@ -8,6 +8,7 @@ import { type Issued, makeAuthority } from '../helpers/certificates.ts';
 import { cleanEnv, type Daemon, ENTRY, PROGRAM, type Ran, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { type Door, openDoor } from '../helpers/door.ts';
 import { call } from '../helpers/http.ts';
+import { serveLive } from '../helpers/live-registry.ts';
 import { startMcp } from '../helpers/mcp.ts';
 import { startVreg } from '../helpers/running.ts';
 import { unless } from '../helpers/tools.ts';
@@ -17,21 +18,26 @@ import { aVm } from '../helpers/vm.ts';
 const REFUSED = 'http://127.0.0.1:1';
 
 interface Replicas {
-  daemon: Daemon;
+  registry: Pick<Daemon, 'url' | 'token'>;
+  /** Home of the commands. */
+  home: string;
   a: Door;
   b: Door;
   /** Both URLs, that of `a` first. */
   urls: string;
-  /** Runs `vreg` with both URLs. */
+  /** Runs `vreg` with both URLs unless the environment has others. */
   vreg(args: readonly string[], env?: NodeJS.ProcessEnv): Promise<Ran>;
 }
 
-/** One registry behind two doors, as two replicas of it. */
-async function replicas(t: TestContext): Promise<Replicas> {
-  const daemon = await startDaemon(t);
-  const [a, b] = [await openDoor(t, daemon.url), await openDoor(t, daemon.url)];
+/** One registry behind two doors, as two replicas of it. @param registry by default, one in this process */
+async function replicas(t: TestContext, registry?: Replicas['registry']): Promise<Replicas> {
+  registry ??= await serveLive(t);
+  const home = tempDir(t);
+  const [a, b] = [await openDoor(t, registry.url), await openDoor(t, registry.url)];
   const urls = `${a.url},${b.url}`;
-  return { daemon, a, b, urls, vreg: (args, env) => daemon.vreg(args, { env: { VERS_INFRA_URL: urls, ...env } }) };
+  const vreg: Replicas['vreg'] = (args, env) =>
+    run(PROGRAM, [...ENTRY, ...args], { env: cleanEnv(home, { VERS_INFRA_URL: urls, ...env }) });
+  return { registry, home, a, b, urls, vreg };
 }
 
 const REGISTER = ['register', 'infra-1', '--name', 'infra', '--role', 'infra', '--service', 'board:3001'];
@@ -70,8 +76,8 @@ for (const fault of ['closed', 'frozen'] as const) {
 }
 
 test('with -v, each request names the URL that has responded, and each failed one its cause', async (t) => {
-  const { daemon, b } = await replicas(t);
-  const { stderr } = await daemon.vreg(['addr', 'infra', '-v'], { env: { VERS_INFRA_URL: `${REFUSED},${b.url}` } });
+  const { b, vreg } = await replicas(t);
+  const { stderr } = await vreg(['addr', 'infra', '-v'], { VERS_INFRA_URL: `${REFUSED},${b.url}` });
   assert.match(
     stderr,
     new RegExp(`^vreg: GET ${REFUSED}/registry/discover/infra\\?include=liveness ECONNREFUSED \\d+ ms\n`),
@@ -80,10 +86,9 @@ test('with -v, each request names the URL that has responded, and each failed on
 });
 
 test('if no URL works, a command exits with 8 and names each URL with its cause', async (t) => {
-  const daemon = await startDaemon(t);
-  const env = { VERS_INFRA_URL: `${REFUSED},http://127.0.0.1:2` };
+  const env = cleanEnv(tempDir(t), { VERS_INFRA_URL: `${REFUSED},http://127.0.0.1:2` });
   for (const args of [['ls'], ['addr', 'infra'], ['rm', 'vm-1', '--yes']]) {
-    const { code, stderr } = await daemon.vreg(args, { env });
+    const { code, stderr } = await run(PROGRAM, [...ENTRY, ...args], { env });
     assert.equal(code, 8);
     assert.match(
       stderr,
@@ -93,29 +98,29 @@ test('if no URL works, a command exits with 8 and names each URL with its cause'
 });
 
 test('URLs come from a flag, a variable, a context and the config file', async (t) => {
-  const { daemon, a, b, urls } = await replicas(t);
+  const { a, b, urls, vreg } = await replicas(t);
   await a.close();
   const lines = async (args: readonly string[], env: NodeJS.ProcessEnv = {}) => {
-    const { stdout, stderr } = await daemon.vreg(['status', ...args], { env: { VERS_INFRA_URL: '', ...env } });
+    const { stdout, stderr } = await vreg(['status', ...args], { VERS_INFRA_URL: '', ...env });
     return `${stdout}${stderr}`;
   };
   const found = new RegExp(`^registry ${b.url} \\(URL 2 of 2\\): ok`);
   assert.match(await lines(['--url', urls]), found);
   assert.match(await lines([], { VREG_URL: `${a.url} , ${b.url}/` }), found);
   const env = { VERS_INFRA_URL: '' };
-  assert.equal((await daemon.vreg(['context', 'add', 'prod', '--url', urls], { env })).code, 0);
+  assert.equal((await vreg(['context', 'add', 'prod', '--url', urls], env)).code, 0);
   assert.match(await lines(['-c', 'prod']), found);
-  assert.match((await daemon.vreg(['context', 'show', 'prod', '-o', 'json'], { env })).stdout, new RegExp(`"${urls}"`));
-  assert.equal((await daemon.vreg(['config', 'set', 'url', urls], { env })).code, 0);
+  assert.match((await vreg(['context', 'show', 'prod', '-o', 'json'], env)).stdout, new RegExp(`"${urls}"`));
+  assert.equal((await vreg(['config', 'set', 'url', urls], env)).code, 0);
   assert.match(await lines([]), found);
 });
 
 test('a watch goes on at the next URL after its last event, without losing or repeating one', async (t) => {
   for (const fault of ['closed', 'cut'] as const) {
-    const { daemon, a, b, urls } = await replicas(t);
-    const env = cleanEnv(daemon.home, { VERS_INFRA_URL: urls });
+    const { registry, home, a, b, urls } = await replicas(t);
+    const env = cleanEnv(home, { VERS_INFRA_URL: urls });
     const watch = startVreg(t, ['watch', '--since', 'start', '-o', 'ndjson'], { env });
-    const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }) });
+    const register = (id: string) => call(registry.url, 'POST', '/registry/vms', { body: aVm({ id }) });
     const ids = () => [...watch.stdout().matchAll(/"id":"(vm-\d)"/g)].map(([, id]) => id);
     await register('vm-1');
     await until('the first event', () => ids().length === 1);
@@ -132,10 +137,10 @@ test('a watch goes on at the next URL after its last event, without losing or re
 });
 
 test('a watch leaves a frozen registry and goes on at the next URL after its last event', async (t) => {
-  const { daemon, a, urls } = await replicas(t);
-  const env = cleanEnv(daemon.home, { VERS_INFRA_URL: urls });
+  const { registry, home, a, urls } = await replicas(t);
+  const env = cleanEnv(home, { VERS_INFRA_URL: urls });
   const watch = startVreg(t, ['watch', '--since', 'start', '-o', 'ndjson', '-v'], { env });
-  const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }) });
+  const register = (id: string) => call(registry.url, 'POST', '/registry/vms', { body: aVm({ id }) });
   const ids = () => [...watch.stdout().matchAll(/"id":"(vm-\d)"/g)].map(([, id]) => id);
   await register('vm-1');
   await until('the first event', () => ids().length === 1);
@@ -202,7 +207,8 @@ test(
 );
 
 test('an agent uses the next URL while the first one is gone, and raises no alarm about another registry', async (t) => {
-  const { daemon, a, b, urls } = await replicas(t);
+  const daemon = await startDaemon(t);
+  const { a, b, urls } = await replicas(t, daemon);
   const agent = startAgent(t, urls);
   await until('the agent has the response', () => agent.said().includes('registered this VM'));
   const first = (await find(daemon))!;
@@ -232,12 +238,12 @@ test('an agent uses the next URL while the first one is gone, and raises no alar
 });
 
 test('an agent that starts and stops while the first URL is frozen registers the VM and signs it off at the next one', async (t) => {
-  const { daemon, a, urls } = await replicas(t);
+  const { registry, a, urls } = await replicas(t);
   a.freeze();
   const agent = startAgent(t, urls, ['--interval', '20s']);
-  await until('the VM is registered', () => find(daemon));
+  await until('the VM is registered', () => find(registry));
   await agent.end();
-  assert.equal((await find(daemon))!.status, 'stopped');
+  assert.equal((await find(registry))!.status, 'stopped');
 });
 
 test('an agent whose URLs lead to different registries warns of that with both URLs, and keeps its VM live', async (t) => {
@@ -253,7 +259,8 @@ test('an agent whose URLs lead to different registries warns of that with both U
 });
 
 test('doctor checks each URL, and fails if they lead to different registries', async (t) => {
-  const { daemon, a, b, urls, vreg } = await replicas(t);
+  const daemon = await startDaemon(t);
+  const { a, b, urls, vreg } = await replicas(t, daemon);
   const checks = ({ stdout }: Ran) =>
     (JSON.parse(stdout) as { check: string; result: string; detail: string }[])
       .filter(({ check }) => check.startsWith('url'))
