@@ -199,7 +199,7 @@ export const token = defineCommand({
   name: 'token',
   summary: 'create, list and revoke tokens',
   description:
-    'Manages the tokens of the registry. Each token has a name, a scope and optionally an expiry. The VERS_AUTH_TOKEN of the daemon has all permissions and does not appear in the list of tokens. Without the latter, the first token must have the scope admin. Once a token exists, the registry requires a token from every client that does not use its unix socket.',
+    'Manages the tokens of the registry. Each token has a name, a scope and optionally an expiry. The VERS_AUTH_TOKEN of the daemon has all permissions and does not appear in the list of tokens. If the daemon has none, the first token must have the scope admin. Once a token exists, the registry requires a token from every client that does not use its unix socket.',
   examples: [
     { about: 'create the first token', command: 'vreg token create admin --scope admin --to ~/.vreg-token' },
     { about: 'create a read-only token', command: 'vreg token create dashboard --scope read' },
