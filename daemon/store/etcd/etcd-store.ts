@@ -11,10 +11,8 @@ import type { ChangeType, FieldChanges } from '../../../src/protocol/events.ts';
 import { formatPosition, type Position, tagOf } from '../../../src/protocol/position.ts';
 import type { Silence } from '../../clock.ts';
 import { kernelRandomHex } from '../../process/random.ts';
-import { withJournalText } from '../journal.ts';
 import { backupInProgress } from '../sqlite-store.ts';
 import type {
-  Arrival,
   Change,
   Contents,
   Follower,
@@ -24,33 +22,25 @@ import type {
   Replication,
   Store,
   StoredHeartbeat,
-  StoredRecord,
   StoredVm,
 } from '../store.ts';
 import { backupCluster, cannotBackUp } from './backup-cluster.ts';
+import { bareTag, transactionOf } from './change-transaction.ts';
 import { EtcdClient } from './etcd-client.ts';
 import { EtcdError, toEtcdOpenError, toEtcdRuntimeError } from './etcd-error.ts';
 import { decodeValue, EtcdKeys, encodeValue, LAYOUT_VERSION } from './etcd-keys.ts';
 import type { EtcdTarget } from './etcd-url.ts';
-import {
-  type MetaHead,
-  type NoteHead,
-  NoteRing,
-  Replicas,
-  readNote,
-  readRecord,
-  readSilences,
-  readVm,
-  revisionOf,
-} from './etcd-view.ts';
+import { type MetaHead, NoteRing, Replicas, readNote, revisionOf } from './etcd-view.ts';
+import { FirstList } from './first-list.ts';
 import { HeartbeatExchange } from './heartbeat-exchange.ts';
 import { IdentityExchange } from './identity-exchange.ts';
-import { type Batch, Informer, type WatchEvent } from './informer.ts';
+import { type Batch, Informer } from './informer.ts';
 import { type Compare, type Op, prefixEnd } from './messages.ts';
 import { OwnWrites } from './own-writes.ts';
 import { RecordWriter } from './record-writer.ts';
 import { ReplicaSession } from './replica-session.ts';
 import { Transactions } from './transaction.ts';
+import { ViewChanges } from './view-changes.ts';
 
 /** Maximum number of changes in progress. etcd commits as many in a second. */
 const MAX_IN_FLIGHT = 2000;
@@ -81,13 +71,6 @@ export interface EtcdContents<V> extends Contents<V> {
   silences: readonly Silence[];
 }
 
-/** A change, and its transaction. */
-interface Sent {
-  change: Change;
-  /** A removal without a note, because etcd has no space for one. */
-  isBare?: boolean;
-}
-
 export class EtcdStore implements Store {
   readonly replication: Replication;
   readonly #client: EtcdClient;
@@ -103,12 +86,13 @@ export class EtcdStore implements Store {
   readonly #heartbeats: HeartbeatExchange;
   readonly #identities: IdentityExchange;
   readonly #onDeath: (reason: string) => void;
-  /** Changes of this replica that have not arrived, by the id of their transaction. */
-  readonly #sent = new Map<string, Sent>();
+  /** Changes of this replica that have not arrived, by the id of their transaction, or the key of a removal without a note. */
+  readonly #sent = new Map<string, Change>();
   /** Batches from before {@link Replication.follow}. */
   #early: Batch[] | undefined = [];
   #follower: Follower | undefined;
-  #listed: Listed | undefined = new Listed();
+  #changes: ViewChanges | undefined;
+  #listed: FirstList | undefined = new FirstList();
   #genesis: Position = { revision: 0, tag: '' };
   #registryId = '';
   #inFlight = 0;
@@ -278,11 +262,15 @@ export class EtcdStore implements Store {
     return error instanceof EtcdError ? toEtcdRuntimeError('store the change', error) : error;
   }
 
+  /** @param isBare a removal without a note */
   async #send(change: Change, { isBare = false }: { isBare?: boolean }): Promise<Position | undefined> {
     const write = this.#writes.next();
-    const { compares, success, subject } = this.#transactionOf(change, write, isBare);
+    const { compares, success, subject } = transactionOf(change, write, isBare, this.#keys, {
+      revision: this.#informer.revision,
+      revisionOf: (key) => this.#records.revisionOf(key),
+    });
     const name = isBare ? subject : write;
-    this.#sent.set(name, { change, isBare });
+    this.#sent.set(name, change);
     try {
       const outcome = await this.#transactions.commit({
         compares,
@@ -311,56 +299,6 @@ export class EtcdStore implements Store {
   async #awaitWinner(revision: number | undefined): Promise<void> {
     if (revision === undefined) await this.#transactions.barrier();
     else await this.#informer.waitFor(revision, WINNER_TIMEOUT);
-  }
-
-  #transactionOf(
-    change: Change,
-    write: string,
-    isBare: boolean,
-  ): { compares: Compare[]; success: Op[]; subject: string } {
-    const { note, tag, records = [], requires } = change;
-    const compares: Compare[] = [];
-    const success: Op[] = [];
-    const id = idOf(change) ?? '';
-    const journal = this.#keys.journal(id, write);
-    let subject = journal;
-    if (change.kind !== 'token') {
-      subject = this.#keys.vm(id);
-      compares.push({ key: subject, modRevision: change.replaces ?? 0 });
-    }
-    if (requires) {
-      // It exists, and is not a later record with the same key, which this replica does not know yet.
-      const key = this.#keys.record(requires);
-      compares.push({ key, createRevision: 0, result: '>' });
-      const known = Math.max(this.#informer.revision, this.#records.revisionOf(key));
-      compares.push({ key, createRevision: known + 1, result: '<' });
-    }
-    if (change.kind === 'put') {
-      const { created, lastSeen, body } = change.vm;
-      const value = encodeValue({ w: write, created, tag, seen: lastSeen }, body);
-      success.push({ type: 'put', key: subject, value });
-    } else if (change.kind === 'remove') {
-      success.push({ type: 'delete', key: subject });
-      success.push({ type: 'delete', key: this.#keys.record({ kind: 'identity', key: id }) });
-    }
-    for (const record of records) {
-      const key = this.#keys.record(record);
-      if (record.body === undefined) success.push({ type: 'delete', key });
-      else {
-        // A token that two replicas create with the same name at the same time; the marker of a closed registry is always the same.
-        if (change.kind === 'token' && record.key !== '') {
-          compares.push({ key, modRevision: this.#records.revisionOf(key) });
-          subject = key;
-        }
-        success.push({ type: 'put', key, value: encodeValue({ w: write }, record.body) });
-      }
-    }
-    if (!isBare) {
-      const { type, at, by } = note;
-      const head: NoteHead = { w: write, id, type, at, by, tag };
-      success.push({ type: 'put', key: journal, value: encodeValue(head, withJournalText(change).note.changes) });
-    }
-    return { compares, success, subject };
   }
 
   commitAll(): Promise<void> {
@@ -486,14 +424,29 @@ export class EtcdStore implements Store {
     this.#heartbeats.follow((id, lastSeen) => follower.heard(id, lastSeen));
     const early = this.#early ?? [];
     this.#early = undefined;
-    for (const batch of early) this.#apply(batch, follower);
+    const changes = new ViewChanges(
+      {
+        replica: this.#replica,
+        keys: this.#keys,
+        writes: this.#writes,
+        sent: this.#sent,
+        notes: this.#notes,
+        replicas: this.#replicas,
+        records: this.#records,
+        heartbeats: this.#heartbeats,
+        identities: this.#identities,
+      },
+      follower,
+    );
+    this.#changes = changes;
+    for (const batch of early) changes.apply(batch);
   }
 
   /** Called for each batch of the view. Its values are views on a message, so they are decoded now. */
   #receive(batch: Batch): void {
     if (this.#listed) this.#listed.add(batch, this.#keys, this.#notes, this.#replicas);
     else if (batch.isReset) this.#abandon();
-    else if (this.#follower) this.#apply(batch, this.#follower);
+    else if (this.#changes) this.#changes.apply(batch);
     else this.#early!.push(batch);
   }
 
@@ -503,144 +456,6 @@ export class EtcdStore implements Store {
     this.#stop();
     this.#abandoning = this.#session.close();
     this.#onDeath('etcd was restored from a backup, or has another history for another reason');
-  }
-
-  #apply({ events, source, revision }: Batch, follower: Follower): void {
-    if (source === 'list') {
-      this.#applyDifference(events, revision, follower);
-      return;
-    }
-    let group: WatchEvent[] = [];
-    for (const event of events) {
-      if (group.length > 0 && group[0]!.revision !== event.revision) {
-        this.#applyTransaction(group, follower);
-        group = [];
-      }
-      group.push(event);
-    }
-    if (group.length > 0) this.#applyTransaction(group, follower);
-  }
-
-  /** Applies the events of one transaction. */
-  #applyTransaction(events: readonly WatchEvent[], follower: Follower): void {
-    const { revision } = events[0]!;
-    let vm: { id: string; stored: StoredVm | undefined } | undefined;
-    let write: string | undefined;
-    let note: NoteHead | undefined;
-    const records: RecordChange[] = [];
-    const answered: string[] = [];
-    for (const event of events) {
-      const { key, kv } = event;
-      const parsed = this.#keys.parse(key);
-      if (parsed.type === 'vm') vm = { id: parsed.id, stored: kv && readVm(parsed.id, kv) };
-      else if (parsed.type === 'journal') {
-        if (kv) {
-          const added = readNote(kv);
-          this.#notes.add(added);
-          note = added;
-          write = added.w;
-        } else this.#notes.delete(key);
-      } else if (parsed.type === 'record') records.push(this.#recordOf(parsed.record, event));
-      else if (parsed.type === 'replica') {
-        if (kv) this.#replicas.put(key, kv.value);
-        else this.#replicas.delete(parsed.replica);
-      } else if (parsed.type === 'flush' && kv) write = decodeValue<{ w: string }>(kv.value).head.w;
-      else if (parsed.type === 'request') {
-        if (!kv) answered.push(key);
-        else if (parsed.replica === this.#replica) this.#answer(parsed.id, event, follower);
-      }
-    }
-    if (vm) {
-      if (vm.stored) this.#heartbeats.addVm(vm.id, vm.stored.created);
-      else this.#heartbeats.deleteVm(vm.id);
-    }
-    if (note || vm) this.#arrive({ revision, vm, note }, follower);
-    if (records.length > 0 && !(write !== undefined && this.#writes.isOwn(write))) follower.recordsArrived(records);
-    if (write !== undefined) this.#writes.arrived(write);
-    for (const key of answered) this.#identities.answered(key);
-  }
-
-  /** Another replica has received a heartbeat of a VM whose identity this one knows. */
-  #answer(id: string, { key, kv }: WatchEvent, follower: Follower): void {
-    const asker = decodeValue(kv!.value).text;
-    void this.#identities.answer(id, asker, follower.identityRequested(id), key);
-  }
-
-  #arrive(
-    {
-      revision,
-      vm,
-      note,
-    }: { revision: number; vm: { id: string; stored: StoredVm | undefined } | undefined; note: NoteHead | undefined },
-    follower: Follower,
-  ): void {
-    const name = note?.w ?? this.#keys.vm(vm!.id);
-    const own = this.#sent.get(name)?.change;
-    this.#sent.delete(name);
-    const tag = note?.tag ?? vm?.stored?.tag ?? bareTag(name, revision);
-    const id = note ? note.id || undefined : vm!.id;
-    const type = note?.type ?? (vm?.stored ? 'updated' : 'deregistered');
-    const arrival: Arrival = {
-      position: { revision, tag },
-      own,
-      id,
-      vm: vm?.stored,
-      note: { type, at: note?.at ?? Date.now(), by: note?.by ?? UNKNOWN_AUTHOR },
-    };
-    follower.arrived(arrival);
-  }
-
-  #recordOf(record: Pick<StoredRecord, 'kind' | 'key'>, { key, kv, revision }: WatchEvent): RecordChange {
-    this.#records.seen(key, revision);
-    const stored = kv && readRecord(record, kv);
-    if (record.kind === 'identity' && !(stored && this.#writes.isOwn(stored.write)))
-      this.#identities.arrived(record.key, stored?.write);
-    return { ...record, body: stored?.body };
-  }
-
-  /** Applies the difference to a list, after changes were compacted. Intermediate states of a VM are lost. */
-  #applyDifference(events: readonly WatchEvent[], revision: number, follower: Follower): void {
-    const vms = new Map<string, StoredVm | undefined>();
-    const notes: (NoteHead & { revision: number })[] = [];
-    const records: RecordChange[] = [];
-    for (const event of events) {
-      const { key, kv } = event;
-      const parsed = this.#keys.parse(key);
-      if (parsed.type === 'vm') vms.set(parsed.id, kv && readVm(parsed.id, kv));
-      else if (parsed.type === 'journal') {
-        if (!kv) this.#notes.delete(key);
-        else {
-          const note = readNote(kv);
-          notes.push(note);
-          this.#notes.add(note);
-        }
-      } else if (parsed.type === 'record') records.push(this.#recordOf(parsed.record, event));
-      else if (parsed.type === 'replica') {
-        if (kv) this.#replicas.put(key, kv.value);
-        else this.#replicas.delete(parsed.replica);
-      }
-    }
-    this.#notes.sort();
-    notes.sort((a, b) => a.revision - b.revision);
-    const last = new Map(notes.map((note) => [note.id, note]));
-    // VMs whose notes are no longer in the journal have changed before those whose notes are.
-    const older = [...vms].filter(([id]) => !last.has(id));
-    older.sort(([, a], [, b]) => (a?.revision ?? 0) - (b?.revision ?? 0));
-    for (const [id, stored] of older) {
-      if (stored) this.#heartbeats.addVm(id, stored.created);
-      else this.#heartbeats.deleteVm(id);
-      const at = Math.min(stored?.revision ?? 0, notes[0]?.revision ?? revision) || revision;
-      this.#arrive({ revision: at, vm: { id, stored }, note: undefined }, follower);
-    }
-    for (const note of notes) {
-      const isLast = last.get(note.id) === note && vms.has(note.id);
-      const stored = vms.get(note.id);
-      if (isLast && stored) this.#heartbeats.addVm(note.id, stored.created);
-      if (isLast && !stored) this.#heartbeats.deleteVm(note.id);
-      const vm = isLast ? { id: note.id, stored } : undefined;
-      this.#arrive({ revision: note.revision, vm, note: isLast ? note : { ...note, id: '' } }, follower);
-    }
-    if (records.length > 0) follower.recordsArrived(records);
   }
 
   #check(): void {
@@ -670,52 +485,4 @@ export class EtcdStore implements Store {
     await this.#transactions.commit({ compares: [], success: [mark, ...removals] }).catch(() => {});
     this.#isPruning = false;
   }
-}
-
-/** The author of a change whose note is no longer in the journal. */
-const UNKNOWN_AUTHOR = 'unknown';
-
-/**
- * The contents of the first list. If etcd was away or compacted its revision, the list was read again: keys that were removed
- * meanwhile are reported as deleted.
- */
-class Listed {
-  meta: { head: MetaHead; revision: number } | undefined;
-  silences: Silence[] = [];
-  readonly vms = new Map<string, StoredVm & { write: string }>();
-  /** By their keys in etcd. */
-  readonly #records = new Map<string, StoredRecord & { write: string }>();
-
-  get records(): (StoredRecord & { write: string })[] {
-    return [...this.#records.values()];
-  }
-
-  add({ events }: Batch, keys: EtcdKeys, notes: NoteRing, replicas: Replicas): void {
-    for (const { key, kv } of events) {
-      const parsed = keys.parse(key);
-      if (!kv) {
-        if (parsed.type === 'meta') this.meta = undefined;
-        else if (parsed.type === 'vm') this.vms.delete(parsed.id);
-        else if (parsed.type === 'journal') notes.delete(key);
-        else if (parsed.type === 'record') this.#records.delete(key);
-        else if (parsed.type === 'replica') replicas.delete(parsed.replica);
-      } else if (parsed.type === 'meta') {
-        this.meta = { head: decodeValue<MetaHead>(kv.value).head, revision: kv.modRevision };
-      } else if (parsed.type === 'silences') this.silences = readSilences(kv.value);
-      else if (parsed.type === 'vm') this.vms.set(parsed.id, readVm(parsed.id, kv));
-      else if (parsed.type === 'journal') notes.add(readNote(kv));
-      else if (parsed.type === 'record') this.#records.set(key, readRecord(parsed.record, kv));
-      else if (parsed.type === 'replica') replicas.put(key, kv.value);
-    }
-  }
-}
-
-function idOf(change: Change): string | undefined {
-  if (change.kind === 'put') return change.vm.id;
-  return change.kind === 'remove' ? change.id : undefined;
-}
-
-/** The tag of a removal without a note, which every replica computes alike. */
-function bareTag(key: string, revision: number): string {
-  return tagOf(key, String(revision));
 }
