@@ -6,6 +6,7 @@ import test, { type TestContext } from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import { copyState, find, heardAfter, heardTwice, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { freeze } from '../helpers/freeze.ts';
 import { type LiveRegistry, serveLive } from '../helpers/live-registry.ts';
 import { until } from '../helpers/until.ts';
 
@@ -127,7 +128,7 @@ test('an agent that was suspended sends a heartbeat as soon as it continues', as
   const daemon = await serveLive(t);
   const agent = startAgent(t, daemon.url, ['--interval', '1h']);
   await until('the registration', () => find(daemon));
-  agent.child.kill('SIGSTOP');
+  freeze(agent.child);
   const before = Date.now();
   await until('5 s to pass', () => Date.now() - before > 5000);
   agent.child.kill('SIGCONT');

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { type Daemon, startDaemon } from '../helpers/daemon.ts';
+import { freeze } from '../helpers/freeze.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -42,7 +43,7 @@ test('after kill -9 and a long pause the live VM is live, and the stale one stal
 test('a daemon that was suspended for longer than a lease marks no VM stale when it resumes', async (t) => {
   const daemon = await startDaemon(t, options);
   await register(daemon, 'live');
-  daemon.child.kill('SIGSTOP');
+  freeze(daemon.child);
   await outlastTheLease();
   daemon.child.kill('SIGCONT');
   assert.deepEqual(await live(daemon), ['live']);
@@ -83,7 +84,7 @@ test('after SIGSTOP or a restart, a response states for how long it may include 
   const warming = async ({ url }: Daemon) =>
     (await fetch(`${url}/registry/discover/worker`)).headers.get('x-vreg-warming');
   assert.equal(await warming(daemon), null);
-  daemon.child.kill('SIGSTOP');
+  freeze(daemon.child);
   await outlastTheLease();
   daemon.child.kill('SIGCONT');
   assert.match((await warming(daemon)) ?? '', /^[12]$/);

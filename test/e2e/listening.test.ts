@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { freeze } from '../helpers/freeze.ts';
 import { call } from '../helpers/http.ts';
 import { readAnswers } from '../helpers/raw.ts';
 import { PYTHON, unless } from '../helpers/tools.ts';
@@ -222,7 +223,7 @@ test(`${CROWD} agents that connect while the daemon is busy are all connected at
   const daemon = await startDaemon(t);
   const { hostname: host, port } = new URL(daemon.url);
   // A stopped process accepts nothing, so the connections wait in the kernel.
-  daemon.child.kill('SIGSTOP');
+  freeze(daemon.child);
   t.after(() => daemon.child.kill('SIGCONT'));
   let connected = 0;
   const sockets = Array.from({ length: CROWD }, () =>

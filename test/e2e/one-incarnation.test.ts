@@ -14,6 +14,7 @@ import {
   startAgent,
 } from '../helpers/agent/agent.ts';
 import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { freeze } from '../helpers/freeze.ts';
 import { call } from '../helpers/http.ts';
 import { readEvents } from '../helpers/stream.ts';
 import { until } from '../helpers/until.ts';
@@ -36,7 +37,7 @@ async function startWithinLease(
   { url, child }: Daemon,
   ...[args, more]: [args: readonly string[], more?: { home: string }]
 ): Promise<RunningAgent> {
-  child.kill('SIGSTOP');
+  freeze(child);
   const agent = startAgent(t, url, args, more);
   await until('its start', () => /the id of this VM is/.test(agent.said()));
   child.kill('SIGCONT');

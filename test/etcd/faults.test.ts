@@ -9,6 +9,7 @@ import { POSITION_HEADER } from '../../src/protocol/api.ts';
 import { differences, namesAt, Writer, wrongHistories } from '../helpers/acknowledged.ts';
 import { cleanEnv, type Daemon, ENTRY, endAfter, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { startCluster, unlessEtcd } from '../helpers/etcd.ts';
+import { freeze } from '../helpers/freeze.ts';
 import { until } from '../helpers/until.ts';
 
 /** Acknowledgements of each writer after which a fault counts as survived. */
@@ -154,7 +155,7 @@ test('single faults of members and replicas', { ...unlessEtcd(), timeout: 600_00
     return () => follower!.thaw();
   });
   await single('SIGSTOP of a replica', async () => {
-    a.child.kill('SIGSTOP');
+    freeze(a.child);
     return () => void a.child.kill('SIGCONT');
   });
 

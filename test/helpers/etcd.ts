@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { promisify } from 'node:util';
 import { endAfter, tempDir } from './daemon.ts';
+import { freeze } from './freeze.ts';
 import { unless } from './tools.ts';
 
 /** Below the ephemeral ports of Linux (32768 to 60999), in which a connection may take the port of a restarting member. */
@@ -228,7 +229,7 @@ function makeMember(root: string, name: string, endpoint: string, flags: readonl
       await gone;
     },
     freeze() {
-      child?.kill('SIGSTOP');
+      if (child) freeze(child);
     },
     thaw() {
       child?.kill('SIGCONT');
