@@ -1,19 +1,24 @@
 import assert from 'node:assert/strict';
-import test, { mock } from 'node:test';
+import test, { type TestContext } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { Scheduler } from '../../../daemon/limits/scheduler.ts';
 
-/** The time that the scheduler reads, in milliseconds. It stands still except during {@link work}. */
+/** The time that a scheduler reads, in milliseconds. */
 let now = 0;
-mock.method(performance, 'now', () => now);
+
+/** Makes a scheduler. Until the end of the test, time stands still except during {@link work}. */
+function aScheduler(t: TestContext): Scheduler {
+  t.mock.method(performance, 'now', () => now);
+  return new Scheduler();
+}
 
 /** Takes longer than one slice of the scheduler. */
 function work(): void {
   now += 8;
 }
 
-test('a job runs immediately while its turn has time, and other jobs wait in order', async () => {
-  const scheduler = new Scheduler();
+test('a job runs immediately while its turn has time, and other jobs wait in order', async (t) => {
+  const scheduler = aScheduler(t);
   const done: string[] = [];
   const long = (name: string) =>
     scheduler.run(() => {
@@ -38,8 +43,8 @@ test('a job runs immediately while its turn has time, and other jobs wait in ord
   assert.ok(seen.includes('abc'), `the event loop had turns after ${seen}`);
 });
 
-test('a job that throws rejects its own promise, and the next job still runs', async () => {
-  const scheduler = new Scheduler();
+test('a job that throws rejects its own promise, and the next job still runs', async (t) => {
+  const scheduler = aScheduler(t);
   scheduler.run(work);
   const failing = scheduler.run(() => {
     throw new Error('broken');
@@ -54,8 +59,8 @@ test('a job that throws rejects its own promise, and the next job still runs', a
   );
 });
 
-test('a step that throws ends its own repetition only', async () => {
-  const scheduler = new Scheduler();
+test('a step that throws ends its own repetition only', async (t) => {
+  const scheduler = aScheduler(t);
   let steps = 0;
   const failing = scheduler.repeat(() => {
     if (++steps === 3) throw new Error('broken');
@@ -68,8 +73,8 @@ test('a step that throws ends its own repetition only', async () => {
   assert.deepEqual(await other, [1, 3]);
 });
 
-test('two long jobs share the turns, and a short one does not wait for either', async () => {
-  const scheduler = new Scheduler();
+test('two long jobs share the turns, and a short one does not wait for either', async (t) => {
+  const scheduler = aScheduler(t);
   const order: string[] = [];
   const long = (name: string) => {
     let left = 6;
@@ -88,8 +93,8 @@ test('two long jobs share the turns, and a short one does not wait for either', 
   assert.deepEqual(order.filter((name) => name !== 'short').join(''), 'abababababab');
 });
 
-test('serialized jobs run one after the other, each in its own turn, even after one that fails', async () => {
-  const scheduler = new Scheduler();
+test('serialized jobs run one after the other, each in its own turn, even after one that fails', async (t) => {
+  const scheduler = aScheduler(t);
   let turn = 0;
   let isOpen = true;
   const count = () => {
@@ -120,8 +125,8 @@ test('serialized jobs run one after the other, each in its own turn, even after 
   assert.equal(new Set(begun).size, 5, `the jobs began in the turns ${begun}`);
 });
 
-test('a filter returns the same as Array.filter, and stops when its client has left', async () => {
-  const scheduler = new Scheduler();
+test('a filter returns the same as Array.filter, and stops when its client has left', async (t) => {
+  const scheduler = aScheduler(t);
   const numbers = Array.from({ length: 2000 }, (_, n) => n);
   const isOdd = (n: number) => {
     if (n % 200 === 0) work();
