@@ -200,7 +200,7 @@ export class EtcdClient {
     const read: Op[] = [{ type: 'range', key, countOnly: true }];
     await this.#repeatable(() => this.txn(isAbsentOrNot, read, read));
     const status = await this.#request(METHODS.status, undefined).catch((error: EtcdError) => {
-      // Servers with users tell it to root only since 3.5, so this one is new enough.
+      // Only servers newer than 3.4 tell their status to the user root alone.
       if (error.kind === 'denied') return undefined;
       throw error;
     });
