@@ -16,6 +16,9 @@ interface TrustedTypes {
   ): { createScriptURL(url: string): unknown };
 }
 
+/** Milliseconds in which the shared worker must send its first message: it does so as soon as it runs. */
+const WORKER_TIMEOUT = 3000;
+
 type Stream = Pick<FleetStream, 'wake' | 'renew'>;
 
 let stream: Stream | undefined;
@@ -42,12 +45,20 @@ function followTogether(): Stream {
     type: 'module',
     name: 'vreg',
   });
-  // Its file is gone if the registry was updated since the page was loaded.
-  worker.onerror = () => {
+  const { port } = worker;
+  // Its file is gone if the registry was updated since the page was loaded. Chromium sometimes sends no error event then.
+  const giveUp = () => {
+    clearTimeout(timer);
+    worker.onerror = null;
+    port.close();
     stream = followAlone();
   };
-  const { port } = worker;
-  port.onmessage = ({ data }: MessageEvent<FleetMessage>) => applyMessage(data);
+  const timer = setTimeout(giveUp, WORKER_TIMEOUT);
+  worker.onerror = giveUp;
+  port.onmessage = ({ data }: MessageEvent<FleetMessage>) => {
+    clearTimeout(timer);
+    applyMessage(data);
+  };
   const send = (message: TabMessage) => port.postMessage(message);
   addEventListener('pagehide', () => send('goodbye'));
   // A page from the back-forward cache has missed events.

@@ -109,6 +109,16 @@ test(
   },
 );
 
+test('a page whose worker does not start, and reports nothing, follows the fleet alone', UNLESS_BROWSER, async (t) => {
+  const { url } = await startDaemon(t);
+  const window = await openWindow(browser, url);
+  // Chromium also sends no error event in some cases in which the file is gone.
+  await window.context.route('**/shared-worker-*.js', () => {});
+  await window.page.goto(`${url}/`);
+  await untilLive(window);
+  await window.assertClean();
+});
+
 test('a registry without tokens needs no log-in', UNLESS_BROWSER, async (t) => {
   const { url } = await startDaemon(t);
   const window = await openWindow(browser, url);
