@@ -113,16 +113,22 @@ async function confirm(requests: readonly PlannedRequest[], then: (() => void) |
 
 export function ActionDialog() {
   const dialog = useRef<HTMLDialogElement>(null);
+  const shown = useRef<Prompt | undefined>(undefined);
   const current = prompt.value;
   useEffect(() => {
+    shown.current = current;
     if (current) dialog.current?.showModal();
     else {
       dialog.current?.close();
       restoreFocus();
     }
   }, [current]);
+  // The browser can close the dialog by itself. Its event comes later, when the next action may already be asked for.
+  const followBrowser = () => {
+    if (!dialog.current?.open && shown.current === prompt.value) close();
+  };
   return (
-    <dialog ref={dialog} class="dialog" aria-labelledby="dialog-title" onCancel={stopOrClose} onClose={close}>
+    <dialog ref={dialog} class="dialog" aria-labelledby="dialog-title" onCancel={stopOrClose} onClose={followBrowser}>
       {current && <Confirmation {...current} />}
     </dialog>
   );

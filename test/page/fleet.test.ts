@@ -129,6 +129,20 @@ test(
   },
 );
 
+test('the late event of a dialog that was closed does not close the next one', UNLESS_BROWSER, async (t) => {
+  const window = await opened(t);
+  await selectSearch(window);
+  const dialog = await openPause(window);
+  await dialog.waitFor();
+  // In one task, so that the browser reports the first dialog as closed after the second was asked for.
+  await window.page.evaluate(`
+    document.querySelector('dialog').requestClose();
+    [...document.querySelectorAll('button')].find(({ textContent }) => textContent === 'Stop').click();
+  `);
+  await dialog.getByRole('button', { name: 'Stop 16 VMs' }).click();
+  await window.page.getByText('None selected', { exact: true }).waitFor();
+});
+
 test('a session without the scope cannot act, and says why', UNLESS_BROWSER, async (t) => {
   const { page } = await opened(t, { token: 'read' });
   await show({ page }, '#/vm/worker-1');
