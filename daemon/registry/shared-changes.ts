@@ -15,6 +15,11 @@ import { type Changes, changeOf, type Decision, Superseded, tagAfter } from './w
 const MAX_ATTEMPTS = 5;
 /** Changes of {@link SharedChanges.commitAll} that are committed at the same time: etcd is then close to its highest throughput. */
 const WRITERS = 16;
+/**
+ * Milliseconds for which a change waits for earlier changes to the same VM. While the store does not respond, each of them takes
+ * seconds. Without a limit, the store would execute changes long after their clients have given up.
+ */
+const TURN_TIMEOUT = 4000;
 /** Codes of errors for which a replica that has not caught up may refuse a change. */
 const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'CONFLICT',
@@ -64,7 +69,7 @@ export class SharedChanges implements Changes {
   /**
    * Runs a method that changes a VM when all earlier ones for this VM are done. This replica may know an outdated VM. Therefore,
    * the method runs again if another replica was first, or if it has refused the request before this replica has caught up.
-   * @throws VregError as the method, and BUSY if it cannot catch up
+   * @throws VregError as the method, and BUSY if it cannot catch up, or waits too long for earlier changes
    */
   decide<T>(id: string, act: () => Promise<T>): Promise<T> {
     return this.#inTurn(id, () => this.#attempt(id, act));
@@ -87,8 +92,9 @@ export class SharedChanges implements Changes {
 
   async #inTurn<T>(id: string, act: () => Promise<T>): Promise<T> {
     const previous = this.#turns.get(id);
-    const work = previous ? previous.then(act) : act();
-    const turn = settled(work);
+    const work = previous ? afterTurn(previous, id).then(act) : act();
+    // A change that gives up leaves the earlier ones in progress.
+    const turn = Promise.all([previous, settled(work)]).then(() => {});
     this.#turns.set(id, turn);
     try {
       return await work;
@@ -173,6 +179,19 @@ export class SharedChanges implements Changes {
     if (own) this.#own.delete(own);
     this.#positions.publish(position);
     announce();
+  }
+}
+
+/** @throws VregError BUSY if the earlier changes are not done in time */
+async function afterTurn(previous: Promise<void>, id: string): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(tooManyWriters(id)), TURN_TIMEOUT);
+  });
+  try {
+    await Promise.race([previous, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

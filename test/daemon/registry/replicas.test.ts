@@ -131,6 +131,30 @@ test('a replica that cannot catch up answers 503 instead of refusing', async () 
   await a.registry.update('vm-1', { name: 'two' });
 });
 
+test('a change that waits too long for earlier ones to the same VM is refused, and never executed', async (t) => {
+  const { cluster, a } = setUp();
+  await a.registry.register(aVm());
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  cluster.waiting = [];
+  const first = a.registry.update('vm-1', { name: 'first' });
+  const late = assert.rejects(a.registry.update('vm-1', { name: 'late' }), { code: 'BUSY', retryAfter: 1 });
+  const other = a.registry.register(aVm({ id: 'vm-2' }));
+  t.mock.timers.tick(3999);
+  const last = a.registry.update('vm-1', { name: 'last' });
+  t.mock.timers.tick(1);
+  await late;
+  assert.equal(cluster.waiting.length, 2, 'the last change waits for the first one');
+  cluster.execute();
+  cluster.execute();
+  assert.equal((await first).name, 'first');
+  await other;
+  await new Promise(setImmediate);
+  cluster.execute();
+  await last;
+  const names = cluster.log.map(({ change }) => (change.kind === 'put' ? JSON.parse(change.vm.body).name : ''));
+  assert.deepEqual(names, [aVm().name, 'first', aVm().name, 'last']);
+});
+
 test('concurrent changes to one VM through several replicas are applied one after the other', async () => {
   const { a, b, deliver } = setUp();
   await a.registry.register(aVm());
