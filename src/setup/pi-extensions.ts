@@ -1,8 +1,9 @@
 /**
  * Other extensions of pi with the tools of the registry. pi refuses to start if two extensions have a tool of the same name. It loads
- * extensions from the files in its folders, and from the packages and paths in its settings (pi, docs/extensions.md and packages.md).
+ * extensions from the files in its folders, and from the packages and paths in its settings (pi, docs/extensions.md, packages.md and
+ * src/core/package-manager.ts).
  */
-import { type Dirent, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 
 /** The extension of vreg in a folder of pi. */
@@ -11,7 +12,9 @@ export const EXTENSION_FILE = 'vreg-registry.js';
 const PACKAGES = ['vreg', 'vers-agent-services'];
 /** The name of a tool that both extensions have, as a string of their code. */
 const TOOL = /["'`]registry_register["'`]/;
-const SCRIPT = /\.[cm]?[jt]s$/;
+const SCRIPT = /\.[jt]s$/;
+/** The main file of a folder, of which pi loads the first that exists. */
+const INDEX = ['index.ts', 'index.js'];
 
 /** A folder of pi: that of the user or of the project. */
 export interface PiFolder {
@@ -36,27 +39,29 @@ export function findOtherExtension(
   own: string,
   home: string,
 ): OtherExtension | undefined {
+  const isOther = (file: string) => file !== own && hasTools(file);
   for (const { path, flags } of folders) {
     const { packages, extensions } = readSettings(path);
-    const source = packages.find(isRegistry);
+    const absolute = (source: string) => resolve(path, expandHome(source, home));
+    const source = packages.find((each) => isRegistry(each) || scriptsOfPackage(absolute(each)).some(isOther));
     if (source !== undefined)
       return {
         where: `the package ${source} in ${settingsFile(path)}`,
         removal: `run: pi remove${flags.pi} ${source}`,
       };
-    const files = scriptsIn(join(path, 'extensions'));
-    const file = files.find((each) => each !== own && hasTools(each));
+    // `pi config` writes `-PATH` for an extension that is not to be loaded. Patterns with wildcards are not evaluated.
+    const disabled = extensions.filter((each) => each.startsWith('-')).map((each) => absolute(each.slice(1)));
+    const isLoaded = (file: string) => isOther(file) && !disabled.includes(file);
+    const folder = join(path, 'extensions');
+    const file = scriptsIn(folder).find(isLoaded);
     if (file !== undefined) {
       const isOurs = basename(file) === EXTENSION_FILE;
       return {
         where: file,
-        removal: isOurs ? `run: vreg setup pi${flags.setup} --only hooks --remove` : 'remove that file',
+        removal: isOurs ? `run: vreg setup pi${flags.setup} --only hooks --remove` : `remove it from ${folder}`,
       };
     }
-    const named = extensions
-      .map((each) => resolve(path, expandHome(each, home)))
-      .flatMap((each) => [each, ...scriptsIn(each)]);
-    const other = named.find((each) => each !== own && hasTools(each));
+    const other = extensions.map(absolute).flatMap(scriptsAt).find(isLoaded);
     if (other !== undefined) return { where: other, removal: `remove it from ${settingsFile(path)}` };
   }
   return undefined;
@@ -72,15 +77,9 @@ function settingsFile(folder: string): string {
   return join(folder, 'settings.json');
 }
 
-/** The sources of packages whose extensions are loaded, and the paths of extensions; none in a file that pi cannot read either. */
+/** The sources of packages whose extensions are loaded, and the paths of extensions. */
 function readSettings(folder: string): { packages: string[]; extensions: string[] } {
-  let settings: Record<string, unknown> | null;
-  try {
-    settings = JSON.parse(readFileSync(settingsFile(folder), 'utf8')) as typeof settings;
-  } catch {
-    settings = null;
-  }
-  const { packages, extensions } = settings ?? {};
+  const { packages, extensions } = readJson(settingsFile(folder));
   return { packages: listOf(packages).flatMap(sourceOf), extensions: listOf(extensions).filter(isString) };
 }
 
@@ -98,22 +97,71 @@ function isRegistry(source: string): boolean {
   return PACKAGES.includes(name) && !/^npm:@/.test(source);
 }
 
-/** The files that pi loads from a folder of extensions. */
+/** The extensions at a path in the settings: a file, or a folder of extensions. */
+function scriptsAt(path: string): string[] {
+  return isFolder(path) ? scriptsIn(path) : [path];
+}
+
+/** The extensions that pi loads from a folder of extensions, which may itself be one. */
 function scriptsIn(folder: string): string[] {
-  return entriesOf(folder).flatMap((entry) => {
-    const path = join(folder, entry.name);
-    if (SCRIPT.test(entry.name)) return [path];
-    return entriesOf(path)
-      .filter(({ name }) => /^index\./.test(name) && SCRIPT.test(name))
-      .map(({ name }) => join(path, name));
+  const own = mainScripts(folder);
+  if (own.length > 0) return own;
+  return entriesOf(folder).flatMap((path) => {
+    if (isFolder(path)) return mainScripts(path);
+    return SCRIPT.test(path) ? [path] : [];
   });
 }
 
-function entriesOf(folder: string): Dirent[] {
+/** The extensions of a package in a local folder. Without a list, they are in a folder of that name, or the package is one itself. */
+function scriptsOfPackage(path: string): string[] {
+  const listed = listedScripts(path);
+  if (listed.length > 0) return listed.flatMap(scriptsAt);
+  const folder = join(path, 'extensions');
+  return scriptsAt(existsSync(folder) ? folder : path);
+}
+
+/** The files of a folder that is one extension: those that its `package.json` lists, or its index. */
+function mainScripts(folder: string): string[] {
+  const listed = listedScripts(folder);
+  if (listed.length > 0) return listed;
+  return INDEX.map((name) => join(folder, name))
+    .filter((path) => existsSync(path))
+    .slice(0, 1);
+}
+
+/** The extensions that the `package.json` of a folder lists, as far as they exist. Patterns are not evaluated. */
+function listedScripts(folder: string): string[] {
+  const { pi } = readJson(join(folder, 'package.json'));
+  const { extensions } = (pi ?? {}) as Record<string, unknown>;
+  return listOf(extensions)
+    .filter(isString)
+    .map((each) => resolve(folder, each))
+    .filter((path) => existsSync(path));
+}
+
+function entriesOf(folder: string): string[] {
   try {
-    return readdirSync(folder, { withFileTypes: true });
+    const names = readdirSync(folder).filter((name) => !name.startsWith('.'));
+    return names.map((name) => join(folder, name));
   } catch {
     return [];
+  }
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
+}
+
+/** The content of a JSON file; empty if pi cannot read it either. */
+function readJson(path: string): Record<string, unknown> {
+  try {
+    return (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown> | null) ?? {};
+  } catch {
+    return {};
   }
 }
 

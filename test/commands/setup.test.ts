@@ -108,14 +108,29 @@ for (const [what, name, text, removal] of [
     'file',
     '.pi/agent/extensions/agent-services/index.ts',
     'register({ name: "registry_register" })',
-    'remove that file',
+    'remove it from ',
   ],
+  [
+    'folder with a package.json',
+    '.pi/agent/extensions/mine/package.json',
+    '{"pi": {"extensions": ["./none.ts", "../../../mine.ts"]}}',
+    'remove it from ',
+  ],
+  [
+    'folder with a package.json in the settings',
+    '.pi/agent/settings.json',
+    '{"extensions": ["../folder"]}',
+    'remove it from ',
+  ],
+  ['package in a local folder', '.pi/agent/settings.json', '{"packages": ["../folder"]}', 'run: pi remove ../folder'],
+  ['package that is a file', '.pi/agent/settings.json', '{"packages": ["../mine.ts"]}', 'run: pi remove ../mine.ts'],
   ['path in the settings', '.pi/agent/settings.json', '{"extensions": ["../mine.ts"]}', 'remove it from '],
   ['path below ~', '.pi/agent/settings.json', '{"extensions": ["~/.pi/mine.ts"]}', 'remove it from '],
 ] as const)
   test(`setup pi skips its extension beside another one, here as a ${what}, and says what to do`, async (t) => {
     const { home, setup, write } = aHome(t);
     write('.pi/mine.ts', `register({ name: 'registry_register' })`);
+    write('.pi/folder/package.json', '{"pi": {"extensions": ["../mine.ts"]}}');
     write(name, text);
     const { code, actions, stderr } = await setup('pi');
     assert.deepEqual([code, actions], [4, ['skill create', 'hooks skip']]);
@@ -124,6 +139,18 @@ for (const [what, name, text, removal] of [
     assert.ok(stderr.includes(removal), stderr);
     assert.deepEqual((await setup('pi', '--only', 'skill')).code, 0);
   });
+
+test('setup pi adds its extension beside one that pi does not load', async (t) => {
+  const { setup, write } = aHome(t);
+  const tool = `register({ name: 'registry_register' })`;
+  write('.pi/agent/extensions/off.ts', tool);
+  write('.pi/agent/settings.json', '{"extensions": ["-extensions/off.ts"]}');
+  write('.pi/agent/extensions/.hidden.ts', tool);
+  write('.pi/agent/extensions/mine/package.json', '{"pi": {"extensions": ["main.ts"]}}');
+  write('.pi/agent/extensions/mine/main.ts', 'export default () => {};');
+  write('.pi/agent/extensions/mine/index.ts', tool);
+  assert.deepEqual((await setup('pi')).actions, ['skill create', 'hooks create']);
+});
 
 test('setup pi adds its extension beside a package whose extensions are excluded', async (t) => {
   const { setup, write } = aHome(t);
