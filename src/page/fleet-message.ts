@@ -50,8 +50,12 @@ export type FleetMessage =
 
 /** Messages of a tab to the stream. */
 export type TabMessage =
-  /** The tab is closed. */
+  /** The tab runs again after a goodbye, and needs the current state. */
+  | 'hello'
+  /** The tab is closed, or receives nothing until it runs again. */
   | 'goodbye'
+  /** Any message is an answer. */
+  | 'ping'
   /** Reconnect now. */
   | 'wake'
   /** Another session has begun. */

@@ -54,8 +54,9 @@ export function applyMessage(message: FleetMessage): void {
   switch (message.type) {
     case 'link': {
       const { type: _type, ...state } = message;
+      const isLoggedOut = state.connection === 'logged-out' && link.peek().connection !== 'logged-out';
       link.value = state;
-      if (state.connection === 'logged-out') session.value = { authenticated: false };
+      if (isLoggedOut) session.value = { authenticated: false };
       return;
     }
     case 'reset':

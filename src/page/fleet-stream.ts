@@ -70,10 +70,14 @@ export class FleetStream {
 
   /** The current state, for a tab that has just been opened. */
   *snapshot(): Generator<FleetMessage> {
-    yield { type: 'link', ...this.#link };
+    yield this.linkMessage();
     yield { type: 'reset' };
     const rows = [...this.#rows.values()];
     for (let at = 0; at < rows.length; at += MAX_ROWS) yield { type: 'put', rows: rows.slice(at, at + MAX_ROWS) };
+  }
+
+  linkMessage(): FleetMessage {
+    return { type: 'link', ...this.#link };
   }
 
   async run(): Promise<void> {
@@ -98,6 +102,8 @@ export class FleetStream {
         });
         await this.#wait(isLoggedOut ? 2 ** 31 - 1 : this.#retry * (0.5 + Math.random()));
         this.#retry = Math.min(2 * this.#retry, MAX_RETRY);
+        // Another log-out differs from this one.
+        if (isLoggedOut) this.#update({ connection: 'loading', reason: undefined });
       }
     }
   }
@@ -271,7 +277,7 @@ export class FleetStream {
     this.#put.clear();
     this.#seen.clear();
     this.#events = [];
-    this.#send({ type: 'link', ...this.#link });
+    this.#send(this.linkMessage());
   }
 
   #heard(): void {
@@ -281,7 +287,7 @@ export class FleetStream {
 
   #update(change: Partial<LinkState>): void {
     this.#link = { ...this.#link, ...change, ...(change.connection === 'live' ? { heardAt: Date.now() } : {}) };
-    this.#send({ type: 'link', ...this.#link });
+    this.#send(this.linkMessage());
   }
 }
 

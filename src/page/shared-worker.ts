@@ -8,15 +8,21 @@ const stream = new FleetStream(new URL('..', self.location.href), (message) => {
   for (const port of ports) port.postMessage(message);
 });
 
+function join(port: MessagePort): void {
+  ports.add(port);
+  for (const message of stream.snapshot()) port.postMessage(message);
+}
+
 addEventListener('connect', (event) => {
   const [port] = (event as MessageEvent).ports;
   if (!port) return;
-  ports.add(port);
   port.onmessage = ({ data }: MessageEvent<TabMessage>) => {
-    if (data === 'goodbye') ports.delete(port);
+    if (data === 'hello') join(port);
+    else if (data === 'goodbye') ports.delete(port);
+    else if (data === 'ping') port.postMessage(stream.linkMessage());
     else if (data === 'renew') stream.renew();
     else stream.wake();
   };
-  for (const message of stream.snapshot()) port.postMessage(message);
+  join(port);
 });
 void stream.run();

@@ -17,16 +17,32 @@ interface TrustedTypes {
 }
 
 /** Milliseconds in which the shared worker must send its first message: it does so as soon as it runs. */
-const WORKER_TIMEOUT = 3000;
+const START_TIMEOUT = 3000;
+/** Milliseconds without a message after which the tab pings the worker, which sends one every 15 s while the page is live. */
+const PING_AFTER = 20_000;
+/** Milliseconds in which the worker must answer a ping, also while it reads the list of a large fleet. */
+const PING_TIMEOUT = 10_000;
 
-type Stream = Pick<FleetStream, 'wake' | 'renew'>;
+interface Stream extends Pick<FleetStream, 'wake' | 'renew'> {
+  /** Called before the browser closes or freezes the tab. */
+  leave(): void;
+  /** Called when the browser runs the tab again. */
+  resume(): void;
+}
 
 let stream: Stream | undefined;
 
 function openStream(): Stream {
   if (stream) return stream;
-  stream = typeof SharedWorker === 'undefined' ? followAlone() : followTogether();
+  stream = followTogether();
   addEventListener('online', () => stream?.wake());
+  addEventListener('pagehide', () => stream?.leave());
+  // A page from the back-forward cache has missed events.
+  addEventListener('pageshow', ({ persisted }) => {
+    if (persisted) location.reload();
+  });
+  document.addEventListener('freeze', () => stream?.leave());
+  document.addEventListener('resume', () => stream?.resume());
   return stream;
 }
 
@@ -40,33 +56,74 @@ export function reconnect(): void {
   openStream().renew();
 }
 
-function followTogether(): Stream {
-  const worker = new SharedWorker(trustedUrl(new URL(__WORKER__, import.meta.url).href), {
-    type: 'module',
-    name: 'vreg',
-  });
-  const { port } = worker;
-  // Its file is gone if the registry was updated since the page was loaded. Chromium sometimes sends no error event then.
-  const giveUp = () => {
-    clearTimeout(timer);
-    worker.onerror = null;
-    port.close();
-    stream = followAlone();
-  };
-  const timer = setTimeout(giveUp, WORKER_TIMEOUT);
-  worker.onerror = giveUp;
-  port.onmessage = ({ data }: MessageEvent<FleetMessage>) => {
-    clearTimeout(timer);
-    applyMessage(data);
-  };
-  const send = (message: TabMessage) => port.postMessage(message);
-  addEventListener('pagehide', () => send('goodbye'));
-  // A page from the back-forward cache has missed events.
-  addEventListener('pageshow', ({ persisted }) => {
-    if (persisted) location.reload();
-  });
-  return { wake: () => send('wake'), renew: () => send('renew') };
+/** The stream of the shared worker. A worker that ends without a message is replaced, for example after it ran out of memory. */
+class SharedStream implements Stream {
+  readonly #worker: SharedWorker;
+  #hasAnswered = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** @throws DOMException if the browser permits no shared workers, because it blocks the storage of the page */
+  constructor() {
+    this.#worker = new SharedWorker(trustedUrl(WORKER_URL), { type: 'module', name: 'vreg' });
+    this.#worker.onerror = () => this.#giveUp();
+    this.#worker.port.onmessage = ({ data }: MessageEvent<FleetMessage>) => {
+      this.#hasAnswered = true;
+      this.#wait(PING_AFTER, () => this.#ping());
+      applyMessage(data);
+    };
+    // The worker's file is gone if the registry was updated since the page was loaded. Chromium sometimes sends no error event then.
+    this.#wait(START_TIMEOUT, () => this.#giveUp());
+  }
+
+  wake(): void {
+    this.#send('wake');
+  }
+
+  renew(): void {
+    this.#send('renew');
+  }
+
+  leave(): void {
+    clearTimeout(this.#timer);
+    this.#send('goodbye');
+  }
+
+  resume(): void {
+    this.#send('hello');
+    this.#wait(PING_TIMEOUT, () => this.#giveUp());
+  }
+
+  #ping(): void {
+    this.#send('ping');
+    this.#wait(PING_TIMEOUT, () => this.#giveUp());
+  }
+
+  #giveUp(): void {
+    this.leave();
+    this.#worker.onerror = null;
+    this.#worker.port.close();
+    stream = this.#hasAnswered ? followTogether() : followAlone();
+  }
+
+  #send(message: TabMessage): void {
+    this.#worker.port.postMessage(message);
+  }
+
+  #wait(ms: number, then: () => void): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(then, ms);
+  }
 }
+
+function followTogether(): Stream {
+  try {
+    return new SharedStream();
+  } catch {
+    return followAlone();
+  }
+}
+
+const WORKER_URL = new URL(__WORKER__, import.meta.url).href;
 
 function trustedUrl(url: string): string {
   const { trustedTypes } = globalThis as { trustedTypes?: TrustedTypes };
@@ -77,5 +134,5 @@ function trustedUrl(url: string): string {
 function followAlone(): Stream {
   const own = new FleetStream(BASE, applyMessage);
   void own.run();
-  return { wake: () => own.wake(), renew: () => own.renew() };
+  return { wake: () => own.wake(), renew: () => own.renew(), leave: () => {}, resume: () => {} };
 }
