@@ -10,8 +10,17 @@ const KEY = 'vreg-theme';
 export const theme = signal<Theme>(stored());
 
 function stored(): Theme {
-  const found = localStorage.getItem(KEY) as Theme | null;
-  return found !== null && THEMES.includes(found) ? found : 'system';
+  const found = storage()?.getItem(KEY) as Theme | null | undefined;
+  return found && THEMES.includes(found) ? found : 'system';
+}
+
+/** Undefined if the browser blocks the storage of the page. */
+function storage(): Storage | undefined {
+  try {
+    return localStorage;
+  } catch {
+    return undefined;
+  }
 }
 
 effect(() => {
@@ -25,7 +34,7 @@ addEventListener('storage', () => {
 export function ThemeButton() {
   const change = () => {
     theme.value = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length]!;
-    localStorage.setItem(KEY, theme.value);
+    storage()?.setItem(KEY, theme.value);
   };
   const label = `Theme: ${theme.value}`;
   return (
