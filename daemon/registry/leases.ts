@@ -81,14 +81,18 @@ export class Leases {
     before.queue?.replace(before, entry);
   }
 
-  /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. @returns true if it is stale */
-  add(entry: VmRecord, horizon: number): boolean {
+  /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. */
+  add(entry: VmRecord, horizon: number): void {
     const queue = this.#queueAt(entry, horizon);
     queue.push(entry);
-    if (queue === this.#stale) return true;
+    if (queue === this.#stale) return;
     this.#added.push(entry);
     this.#addedFrom = Math.min(this.#addedFrom, entry.leaseFrom);
-    return false;
+  }
+
+  /** True if the VM was stale at the last sweep, or when it was added. */
+  isStale(entry: VmRecord): boolean {
+    return entry.queue === this.#stale;
   }
 
   /** The queue for a VM that is not suspect. */

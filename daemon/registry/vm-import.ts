@@ -108,9 +108,12 @@ export class VmImport {
       records: [],
       apply: (position) => {
         index.put(entry);
+        liveness.add(entry);
         return () => {
           events.add(type, entry, { position, at, by });
-          liveness.add(entry, position);
+          // With several replicas, the VM may have been changed or removed since it became visible.
+          const current = index.get(entry.id);
+          if (current) liveness.notifyIfStale(current, position);
         };
       },
     };

@@ -364,6 +364,35 @@ test('an import through a shared store reports the result of each VM', async () 
   assert.equal(a.registry.get('one').registeredAt, '2025-01-01T00:00:00.000Z');
 });
 
+test('an imported VM that is changed, removed or heard before its registration arrives is counted once', async () => {
+  const { a, deliver } = setUp();
+  const forEach = async <T>(items: readonly T[], act: (item: T) => void) => items.forEach(act);
+  const imported = (id: string, silence: number) => ({
+    ...aVm({ id }),
+    lastSeen: new Date(a.clock.now() - silence).toISOString(),
+  });
+  const names = ['removed', 'updated', 'paused', 'heard'];
+  const entries = names.flatMap((name) => [imported(`old-${name}`, 2 * LEASE), imported(`new-${name}`, 1000)]);
+  await a.registry.import(entries, { forEach });
+  assert.deepEqual(a.registry.counts, { vms: 8, live: 4, stale: 4, suspect: 0 });
+  for (const age of ['old', 'new']) {
+    await a.registry.deregister(`${age}-removed`);
+    await a.registry.update(`${age}-updated`, { name: 'other' });
+    await a.registry.update(`${age}-paused`, { status: 'paused' });
+    a.registry.heartbeat(`${age}-heard`);
+  }
+  deliver();
+  assert.deepEqual(a.registry.counts, { vms: 6, live: 3, stale: 1, suspect: 0 });
+  const stale = a.events.filter((event) => event.startsWith('stale'));
+  assert.deepEqual(
+    stale.map((event) => event.split(' ')[1]),
+    ['old-updated'],
+  );
+  for (const { id } of [...a.registry.list({})]) await a.registry.deregister(id);
+  deliver();
+  assert.deepEqual(a.registry.counts, { vms: 0, live: 0, stale: 0, suspect: 0 });
+});
+
 type Step =
   | { do: 'register'; id: string; status: Status; on: number; name: string }
   | { do: 'replace'; id: string; status: Status; on: number; name: string }
