@@ -11,6 +11,7 @@ import type { VmRecord } from './vm-record.ts';
 import { type Changes, changeOf, type Decision, type Superseded, tagAfter } from './writes.ts';
 
 export class PendingChanges implements Changes {
+  readonly commitsTogether = true;
   readonly #store: Store;
   readonly #positions: Positions;
   readonly #beforeNext: () => void;

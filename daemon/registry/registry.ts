@@ -263,7 +263,7 @@ export class Registry {
     return this.#commitVm({ id, before, after: undefined }, note, this.#onDeregister?.(id));
   }
 
-  /** As {@link VmImport.run}. Other changes wait until it is done. */
+  /** As {@link VmImport.run}. Without replicas, other changes wait until it is done. */
   import(entries: readonly ImportedVm[], options: ImportOptions): Promise<(VmRecord | VregError)[]> {
     return this.#import.run(entries, options);
   }

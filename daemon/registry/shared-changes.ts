@@ -29,11 +29,15 @@ const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'UNAUTHORIZED',
 ]);
 
+/** Codes of errors after which the store would not respond to further changes either. Each takes seconds to fail. */
+const OUTAGES: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['STORE_FAILED', 'OUTCOME_UNKNOWN']);
+
 /** Publishes the events of a change. */
 type Announce = () => void;
 
 export class SharedChanges implements Changes {
   readonly nextRevision = 0;
+  readonly commitsTogether = false;
   readonly #store: Store;
   readonly #replication: Replication;
   readonly #positions: Positions;
@@ -105,20 +109,23 @@ export class SharedChanges implements Changes {
 
   /** @throws Superseded, and the store's errors */
   async commit(decision: Decision): Promise<Position> {
-    const { vm } = decision;
-    const { before, after } = vm ?? {};
+    const release = this.#reserve(decision);
+    try {
+      return await this.#commit(decision);
+    } finally {
+      release();
+    }
+  }
+
+  async #commit(decision: Decision): Promise<Position> {
     const previousTag = this.#positions.latest.tag;
     const tag = tagAfter(previousTag, 0, decision);
     const change: Change = {
       ...changeOf(decision, { revision: 0, tag }, previousTag),
-      replaces: before?.version.revision ?? 0,
+      replaces: decision.vm?.before?.version.revision ?? 0,
     };
     const committed = this.#store.commit(change);
     this.#own.set(change, { decision });
-    const isNew = after !== undefined && before === undefined;
-    if (isNew) this.#added++;
-    const growth = (after?.weight ?? 0) - (before?.weight ?? 0);
-    this.#growth += growth;
     try {
       const position = await committed;
       if (position === undefined) throw new Superseded('another replica was first');
@@ -128,27 +135,43 @@ export class SharedChanges implements Changes {
       // If the outcome is unknown and the change arrives later, it counts as one of another replica.
       this.#own.delete(change);
       throw error;
-    } finally {
+    }
+  }
+
+  /** Counts a change as pending. @returns ends that */
+  #reserve({ vm }: Decision): () => void {
+    const { before, after } = vm ?? {};
+    const isNew = after !== undefined && before === undefined;
+    const growth = (after?.weight ?? 0) - (before?.weight ?? 0);
+    if (isNew) this.#added++;
+    this.#growth += growth;
+    return () => {
       if (isNew) this.#added--;
       this.#growth -= growth;
-    }
+    };
   }
 
   async settle(): Promise<void> {
     await this.#replication.refresh();
   }
 
-  /** Each change succeeds or fails alone. */
+  /** Each change succeeds or fails alone. If the store does not respond to one, the later ones are not sent. */
   async commitAll(decisions: readonly Decision[]): Promise<ReadonlyMap<number, VregError | Superseded>> {
     const failed = new Map<number, VregError | Superseded>();
+    const releases = decisions.map((decision) => this.#reserve(decision));
     const remaining = decisions.entries();
+    let outage: VregError | undefined;
     const work = async () => {
       for (const [at, decision] of remaining) {
         try {
-          await this.commit(decision);
+          if (outage) failed.set(at, outage);
+          else await this.#commit(decision);
         } catch (error) {
           if (!(error instanceof Superseded || error instanceof VregError)) throw error;
           failed.set(at, error);
+          if (error instanceof VregError && OUTAGES.has(error.code)) outage ??= notSent(error);
+        } finally {
+          releases[at]!();
         }
       }
     };
@@ -203,6 +226,15 @@ async function settled(promise: Promise<unknown>): Promise<void> {
 /** True for an error that depends on what this replica knows about a VM. */
 function mayBeOutdated(error: unknown): boolean {
   return error instanceof VregError && REFUSALS.has(error.code);
+}
+
+/** @param cause the failure of an earlier change */
+function notSent(cause: VregError): VregError {
+  return new VregError('STORE_FAILED', 'not sent, because the store did not respond to an earlier entry', {
+    hint: 'repeat the import when the store responds again',
+    retryAfter: 2,
+    cause,
+  });
 }
 
 function tooManyWriters(id: string): VregError {

@@ -1,4 +1,4 @@
-/** Registers the VMs of another registry, with their times, in one commit. */
+/** Registers the VMs of another registry, with their times: in one commit, or, with several replicas, one by one. */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { ImportedVm, Registration } from '../../src/protocol/vm.ts';
 import type { ForEach } from '../store/store.ts';
@@ -15,13 +15,21 @@ export class VmImport {
   readonly #fleet: Fleet;
   readonly #pending: Changes;
   readonly #limits: RegistryLimits | undefined;
-  /** Resolves when the import in progress is done. Await it in a loop: another import may begin right after it. */
-  running: Promise<void> | undefined;
+  /** Resolves when the import in progress is done. */
+  #last: Promise<void> | undefined;
 
   constructor(fleet: Fleet, pending: Changes, limits: RegistryLimits | undefined) {
     this.#fleet = fleet;
     this.#pending = pending;
     this.#limits = limits;
+  }
+
+  /**
+   * Resolves when the import in progress is done; undefined if other changes need not wait for it. Await it in a loop: another import
+   * may begin right after it.
+   */
+  get running(): Promise<void> | undefined {
+    return this.#pending.commitsTogether ? this.#last : undefined;
   }
 
   /**
@@ -32,11 +40,11 @@ export class VmImport {
    * @throws the store's errors, unless there are several replicas; then nothing was registered
    */
   async run(entries: readonly ImportedVm[], options: ImportOptions): Promise<(VmRecord | VregError)[]> {
-    while (this.running) await this.running;
+    while (this.#last) await this.#last;
     const work = this.#run(entries, options).finally(() => {
-      this.running = undefined;
+      this.#last = undefined;
     });
-    this.running = work.then(
+    this.#last = work.then(
       () => {},
       () => {},
     );

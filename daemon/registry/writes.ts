@@ -66,8 +66,10 @@ export interface Changes {
    * @throws VregError BUSY, STORE_FAILED if those of other replicas do not arrive
    */
   settle(): Promise<void>;
+  /** True if {@link commitAll} is one transaction: no other change may be committed until it is done. */
+  readonly commitsTogether: boolean;
   /**
-   * Commits many changes. Call it when the earlier ones are {@link settle}d; no other change may be committed until it is done.
+   * Commits many changes. Call it when the earlier ones are {@link settle}d.
    * @returns the errors of changes that were not committed, by their index. Without replicas, all changes are one transaction
    * @throws the store's errors
    */

@@ -211,5 +211,5 @@ function idOf(change: Change): string | undefined {
 }
 
 function away(): VregError {
-  return new VregError('BUSY', 'the store does not respond', { retryAfter: 1 });
+  return new VregError('STORE_FAILED', 'the store does not respond', { retryAfter: 1 });
 }

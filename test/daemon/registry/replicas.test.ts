@@ -123,9 +123,9 @@ test('a replica that cannot catch up answers 503 instead of refusing', async () 
   const { cluster, a } = setUp();
   await a.registry.register(aVm());
   cluster.isAway = true;
-  await assert.rejects(a.registry.register(aVm()), { code: 'BUSY' });
-  await assert.rejects(a.registry.deregister('vm-2'), { code: 'BUSY' });
-  await assert.rejects(a.registry.update('vm-1', { name: 'two' }), { code: 'BUSY' });
+  await assert.rejects(a.registry.register(aVm()), { code: 'STORE_FAILED' });
+  await assert.rejects(a.registry.deregister('vm-2'), { code: 'STORE_FAILED' });
+  await assert.rejects(a.registry.update('vm-1', { name: 'two' }), { code: 'STORE_FAILED' });
   assert.equal(a.registry.get('vm-1').name, aVm().name, 'reads are served');
   cluster.isAway = false;
   await a.registry.update('vm-1', { name: 'two' });
@@ -362,6 +362,56 @@ test('an import through a shared store reports the result of each VM', async () 
     ['one', 'taken', 'two'],
   );
   assert.equal(a.registry.get('one').registeredAt, '2025-01-01T00:00:00.000Z');
+});
+
+test('other changes do not wait for an import through a shared store, and count its entries', async () => {
+  const { cluster, a } = setUp();
+  const limited = new Registry(
+    { store: a.store, clock: a.clock, staleAfter: LEASE, limits: { maxVms: 4, maxEntry: 10_000 } },
+    a.store.contents(),
+  );
+  const forEach = async <T>(items: readonly T[], act: (item: T) => void) => items.forEach(act);
+  cluster.waiting = [];
+  const imported = limited.import([aVm({ id: 'one' }), aVm({ id: 'two' })], { forEach });
+  await new Promise(setImmediate);
+  const registered = limited.register(aVm({ id: 'three' }));
+  const taken = assert.rejects(limited.register(aVm({ id: 'one' })), { code: 'CONFLICT' });
+  await assert.rejects(limited.register(aVm({ id: 'four' })), { code: 'TOO_MANY_REQUESTS' });
+  await new Promise(setImmediate);
+  cluster.execute(2);
+  assert.equal((await registered).id, 'three');
+  while (cluster.waiting.length > 0) {
+    cluster.execute();
+    await new Promise(setImmediate);
+  }
+  await taken;
+  assert.equal((await imported).length, 2);
+  assert.equal(limited.counts.vms, 3);
+});
+
+test('an import ends when the shared store stops responding', async () => {
+  const { cluster, a } = setUp();
+  const forEach = async <T>(items: readonly T[], act: (item: T) => void) => items.forEach(act);
+  cluster.waiting = [];
+  const entries = Array.from({ length: 100 }, (_, n) => aVm({ id: `vm-${n}` }));
+  const imported = a.registry.import(entries, { forEach });
+  await new Promise(setImmediate);
+  cluster.execute();
+  await new Promise(setImmediate);
+  const sent = 1 + cluster.waiting.length;
+  cluster.isAway = true;
+  while (cluster.waiting.length > 0) {
+    cluster.execute();
+    await new Promise(setImmediate);
+  }
+  const results = await imported;
+  const codes = results.map((result) => (result instanceof VregError ? result.code : 'created'));
+  assert.deepEqual(codes, ['created', ...new Array(99).fill('STORE_FAILED')]);
+  const unsent = results.filter((result) => /^not sent/.test((result as VregError).message ?? ''));
+  assert.equal(unsent.length, 100 - sent);
+  cluster.isAway = false;
+  cluster.waiting = undefined;
+  await a.registry.register(aVm({ id: 'vm-99' }));
 });
 
 test('an imported VM that is changed, removed or heard before its registration arrives is counted once', async () => {
