@@ -256,7 +256,8 @@ function describe(context: Context, self: Self, agent: StartedAgent, known: OwnS
   const isAway = known instanceof VregError;
   const verdict = isAway ? cloneVerdict(self, []) : known.verdict;
   const vm = `This VM is ${verdict === 'clone' ? 'a clone of ' : ''}${JSON.stringify(id)}`;
-  const text = verdictText(verdict, isAway ? undefined : known.conflictsUnknown);
+  // The first line says that an agent runs, or why it does not.
+  const text = verdictText(verdict, isAway ? undefined : known.conflictsUnknown, false);
   const clone = `Clone: ${text}${verdict === 'clone' || verdict === 'contested' ? ADVICE : ''}.`;
   const data = {
     id,

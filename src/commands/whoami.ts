@@ -1,7 +1,15 @@
 import { type Context, defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { insteadOf, isLimited, type OwnStatus, readOwnStatus } from '../fleet/own-status.ts';
-import { type CloneVerdict, cloneVerdict, readSelf, SELF_SETTINGS, type Self, verdictText } from '../fleet/self.ts';
+import {
+  type CloneVerdict,
+  cloneVerdict,
+  lacksAgent,
+  readSelf,
+  SELF_SETTINGS,
+  type Self,
+  verdictText,
+} from '../fleet/self.ts';
 import { separate } from '../fleet/usable.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError, withMessage } from '../protocol/errors.ts';
@@ -117,7 +125,11 @@ async function printAnswer(
 ) {
   const { format } = context;
   if (isTextFormat(format) && format !== 'name') {
-    const fields = fieldsOf(context, self, verdict, known, isReachable);
+    // The original registry has no tokens of this kind.
+    const lacks =
+      verdict === 'unproven' && (await lacksAgent(context.config, self, !known || known.token !== undefined));
+    const clone = verdictText(verdict, known?.conflictsUnknown, lacks);
+    const fields = fieldsOf(context, self, clone, known, isReachable);
     // Outside of a terminal, one line for each field, as in the TSV of all commands.
     if (context.io.tty || format === 'table' || format === 'wide')
       return context.io.out(await formatSections(context.io, fields, [], context.now()));
@@ -167,7 +179,7 @@ function liveOf({ entry }: Known): Liveness | undefined {
 function fieldsOf(
   context: Context,
   self: Self,
-  verdict: CloneVerdict,
+  clone: string,
   known: Known | undefined,
   isReachable: boolean,
 ): Field[] {
@@ -176,7 +188,7 @@ function fieldsOf(
   const was = id === configuredId ? `from ${idOrigin}` : `was ${configuredId}, from ${idOrigin}`;
   const fields: (Field | false)[] = [
     { label: 'VM', text: `${id} (${was})` },
-    { label: 'Clone', text: verdictText(verdict, known?.conflictsUnknown) },
+    { label: 'Clone', text: clone },
     { label: 'Incarnation', text: state?.content.incarnation ?? '-' },
     { label: 'Parent', text: known?.entry?.parentId ?? parentId ?? '-' },
     known !== undefined && { label: 'Siblings', text: listOf(known.siblings?.map((vm) => vm.id)) },

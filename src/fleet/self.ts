@@ -49,15 +49,17 @@ const VERDICT_TEXTS: Readonly<Record<CloneVerdict, string>> = {
   clone: 'yes: another VM holds the id, and the registry rejects the heartbeats of this one',
   reborn: 'yes, and it continues under an id of its own',
   contested: 'unknown: two VMs claim the id, and nothing shows that this one holds it',
-  unproven: 'not checked: no agent has proved the identity of this VM (start one: vreg daemon agent --detach)',
+  unproven: 'not checked: no agent has proved the identity of this VM',
 };
 
 /**
  * The answer to "is this VM a clone?"
  * @param unknown why the conflicts of this VM are unknown, if the registry was asked and they are
+ * @param lacksAgent see {@link lacksAgent}
  */
-export function verdictText(verdict: CloneVerdict, unknown?: string): string {
-  const text = VERDICT_TEXTS[verdict];
+export function verdictText(verdict: CloneVerdict, unknown: string | undefined, lacksAgent: boolean): string {
+  const hint = verdict === 'unproven' && lacksAgent ? ' (start one: vreg daemon agent --detach)' : '';
+  const text = VERDICT_TEXTS[verdict] + hint;
   // The state of the agent alone shows that this VM is a clone.
   return unknown === undefined || verdict === 'clone' ? text : `${text}; conflicts unknown: ${unknown}`;
 }
@@ -130,6 +132,11 @@ export async function findAgent(config: Config, { id, configuredId }: Self): Pro
   // Other users cannot read the folder of a unit. A second agent beside it would look like a clone.
   const areActive = await Promise.all([isUnitActive(), isUnitActive('--user')]);
   return areActive.includes(true) ? 'unit' : undefined;
+}
+
+/** True if an agent of this VM could be started. @param isVreg false for the original registry, to which agents prove nothing */
+export async function lacksAgent(config: Config, self: Self, isVreg: boolean): Promise<boolean> {
+  return isVreg && (await findAgent(config, self)) === undefined;
 }
 
 /** Milliseconds to wait for systemd, which answers within a few. */

@@ -2,7 +2,7 @@
 import type { RegistryClient } from '../client.ts';
 import { discoverRoles } from '../fleet/lookup.ts';
 import { listVms } from '../fleet/selection.ts';
-import { verdictText, withOwnToken } from '../fleet/self.ts';
+import { lacksAgent, verdictText, withOwnToken } from '../fleet/self.ts';
 import { separate } from '../fleet/usable.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -135,11 +135,12 @@ async function statusOf({ context, client, standing, tools }: Call): Promise<Too
   const { id, idOrigin, verdict } = standpoint;
   const isOther = verdict === 'clone' || verdict === 'contested';
   const state = verdict === 'clone' ? 'a clone' : isOther ? 'contested' : own ? livenessOf(own) : 'not registered';
+  const lacks = verdict === 'unproven' && (await lacksAgent(context.config, standpoint, await client.isVreg()));
   const lines = [
     moreStale > 0 &&
       `${moreStale} more are stale${tools.includes('registry_list') ? ': registry_list {"stale":true}' : ''}`,
     idOrigin === 'the host name' && 'The id of this VM is its host name, because VERS_VM_ID is not set.',
-    `Is this VM a clone? ${verdictText(verdict)}`,
+    `Is this VM a clone? ${verdictText(verdict, undefined, lacks)}`,
     isOther && tools.includes('registry_register') && `Next: ${cleanText(rebirthCall(id))}`,
   ];
   return {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { readProcesses } from '../../daemon/process/pid-file.ts';
 import { SCOPES } from '../../src/protocol/token.ts';
 import { copyState, find, heardTwice, startAgent } from '../helpers/agent/agent.ts';
 import { serveApp } from '../helpers/app.ts';
@@ -63,6 +64,19 @@ test('whoami answers from the original registry, which has no tokens of this kin
   const { code, stdout } = await vreg(['whoami', '-o', 'json'], { url, env });
   const { vm, token } = JSON.parse(stdout) as { vm: { registered: boolean }; token: unknown };
   assert.deepEqual([code, vm.registered, token], [0, true, null]);
+  // An agent could not prove the identity of this VM there.
+  assert.match((await vreg(['whoami'], { url, env })).stdout, /^Clone\tnot checked: no agent has proved .* this VM$/m);
+});
+
+test('whoami proposes to start an agent only if none runs', async (t) => {
+  const state = tempDir(t);
+  const options = { url: 'http://127.0.0.1:1', env: { VERS_VM_ID: 'vm-1', VREG_DATA_DIR: state } };
+  const clone = async () => /^Clone\t(.*)$/m.exec((await vreg(['whoami'], options)).stdout)?.[1];
+  const text = 'not checked: no agent has proved the identity of this VM';
+  assert.equal(await clone(), `${text} (start one: vreg daemon agent --detach)`);
+  startAgent(t, options.url, ['--data-dir', state]);
+  await until('the agent', () => readProcesses(state, 'agent').length > 0);
+  assert.equal(await clone(), text);
 });
 
 /** A VM whose agent has sent heartbeats, with its state in a folder. */

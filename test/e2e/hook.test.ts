@@ -21,6 +21,7 @@ import {
   tempDir,
 } from '../helpers/daemon.ts';
 import { serveLive } from '../helpers/live-registry.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -314,6 +315,16 @@ test('a hook whose registry is away says so in one line and exits with 0, and th
   });
   const late = await startDaemon(t, { home: daemon.home, args: ['--port', new URL(daemon.url).port] });
   await until('the registration', () => find(late));
+});
+
+test('the start hook does not ask for an agent that runs already', async (t) => {
+  const { url } = await startPlainServer(t);
+  const { hook } = aHome(t, url);
+  const { stdout } = await hook(['start'], '');
+  assert.match(
+    stdout,
+    /its agent sends heartbeats\.\n.*\nClone: not checked: no agent has proved the identity of this VM\.\n/,
+  );
 });
 
 test('a hook adds no line, no control character and no token from an error to the context', async (t) => {
