@@ -12,6 +12,7 @@ import { insteadOf, knownConflicts, type OwnStatus, readOwnStatus } from '../fle
 import {
   cloneVerdict,
   findAgent,
+  otherRegistryOf,
   ownStateFolder,
   readSelf,
   SELF_SETTINGS,
@@ -22,6 +23,7 @@ import {
 import { VregError } from '../protocol/errors.ts';
 import { livenessOf } from '../protocol/liveness.ts';
 import { maskTokens, printable } from '../protocol/redact.ts';
+import { isTransient } from '../run/retry.ts';
 
 /** Milliseconds for the whole hook, unless `--timeout` is given: coding agents wait for it before the first prompt. */
 const TIME_LIMIT = 3000;
@@ -158,16 +160,19 @@ interface StartedAgent {
   state: 'running' | 'started' | 'failed';
   /** Why it could not be started, or why the registry does not accept its heartbeats. */
   trouble?: VregError | string | undefined;
+  /** See {@link otherRegistryOf}. */
+  other?: string | undefined;
 }
 
 /** Finds the agent of this VM, or starts one in the background. */
 async function ensureAgent(
-  { config }: Context,
+  context: Context,
   self: Self,
   flags: Flags,
   given: number | undefined,
   left: () => number,
 ): Promise<StartedAgent> {
+  const { config } = context;
   const { callerOf } = await import('../../daemon/process/other-process.ts');
   const { addCaller } = await import('../../daemon/process/callers.ts');
   const { startDetached } = await import('../../daemon/process/detach.ts');
@@ -178,7 +183,11 @@ async function ensureAgent(
     // Before the search: an agent that is about to exit continues for this caller.
     if (caller !== undefined) addCaller(stateDir, caller);
     const running = await findAgent(config, self);
-    if (running) return { state: 'running', trouble: running === 'unit' ? undefined : running.warning };
+    if (running) {
+      const other = otherRegistryOf(running, context.client());
+      const trouble = running === 'unit' || other !== undefined ? undefined : running.warning;
+      return { state: 'running', other, trouble };
+    }
     const forwarded = [...GLOBAL_SETTINGS, ...SETTINGS].flatMap((key) => {
       const found = key === 'output' || key === 'timeout' ? undefined : config.find(key);
       return found?.origin.startsWith('flag') ? [`--${key}`, found.value] : [];
@@ -264,10 +273,13 @@ function describe(context: Context, self: Self, agent: StartedAgent, known: OwnS
     clone: verdict,
     registry: { url, reachable: !isAway },
     heartbeat: agent.state,
+    ...(agent.other === undefined ? {} : { heartbeatRegistry: agent.other }),
   };
   if (isAway) {
-    const retry = agent.state === 'failed' ? '' : '; its agent registers it as soon as the registry responds';
-    const line = `${vm}, but ${known.message}${retry}.`;
+    const { message } = known;
+    const line = isTransient(known)
+      ? `${vm}, but ${message}; ${retries(agent, message)}.`
+      : `${vm}, but the registry ${url} refused a request: ${message}; ${heartbeats(agent, message)}.`;
     return { lines: verdict === 'clone' ? [line, clone] : [line], data };
   }
   const { entry, infra, conflictsUnknown } = known;
@@ -296,8 +308,18 @@ function describeInfra(infra: OwnStatus['infra']): string {
 const ADVICE =
   '. Do not act as the other VM; to continue under a new id: vreg daemon agent --on-clone rebirth --detach';
 
-function heartbeats({ state, trouble }: StartedAgent): string {
+/** The part of a line that says how the agent reacts to a registry that is away. */
+function retries(agent: StartedAgent, known: string): string {
+  const isHere = agent.state !== 'failed' && agent.other === undefined;
+  return isHere ? 'its agent registers it as soon as the registry responds' : heartbeats(agent, known);
+}
+
+/** @param known a reason that the line contains already */
+function heartbeats({ state, trouble, other }: StartedAgent, known?: string): string {
   const reason = trouble instanceof VregError ? trouble.message : trouble;
+  if (other !== undefined)
+    return `its agent sends heartbeats to ${other}; if that is another registry: vreg daemon stop agent, then vreg hook start`;
+  if (state === 'failed' && reason === known) return 'nothing sends heartbeats';
   if (state === 'failed') return `its agent could not be started, so nothing sends heartbeats: ${reason}`;
   return reason === undefined ? 'its agent sends heartbeats' : `its agent runs (${reason})`;
 }

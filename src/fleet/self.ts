@@ -139,6 +139,15 @@ export async function lacksAgent(config: Config, self: Self, isVreg: boolean): P
   return isVreg && (await findAgent(config, self)) === undefined;
 }
 
+/**
+ * The registry to which the agent of this VM sends its heartbeats, if that is at none of the URLs of this client. After a change of
+ * the settings, a running agent still uses its own.
+ */
+export function otherRegistryOf(agent: ProcessInfo | 'unit', { urls }: RegistryClient): string | undefined {
+  if (agent === 'unit' || agent.urls.some((url) => urls.includes(url))) return undefined;
+  return agent.urls.join(' and ');
+}
+
 /** Milliseconds to wait for systemd, which answers within a few. */
 const SYSTEMCTL_TIMEOUT = 500;
 

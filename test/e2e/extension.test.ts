@@ -267,6 +267,17 @@ test('beside an agent of the VM, the extension of vreg proves nothing, and resto
   assert.doesNotMatch(agent.said(), /"level":"(warn|error)"/);
 });
 
+test('the footer names the registry to which the agent of this VM sends heartbeats if it is another one', async (t) => {
+  const [daemon, other] = [await serveLive(t), await serveLive(t)];
+  const home = tempDir(t);
+  startAgent(t, other.url, [], { home });
+  await heardTwice(other);
+  const pi = startPi(t, daemon.url, { home });
+  await begin(pi);
+  const footer = await until('the line in the footer', () => pi.status());
+  assert.equal(footer, `registry: vm-1; its agent sends heartbeats to ${other.url}`);
+});
+
 test('without a usable state folder, the extension of vreg registers its VM, and its footer names what is lost', async (t) => {
   const daemon = await serveLive(t);
   const file = join(tempDir(t), 'file');

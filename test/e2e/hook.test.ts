@@ -317,6 +317,39 @@ test('a hook whose registry is away says so in one line and exits with 0, and th
   await until('the registration', () => find(late));
 });
 
+test('the start hook names the registry to which a running agent sends heartbeats if it is another one', async (t) => {
+  const [daemon, other] = [await serveLive(t), await serveLive(t)];
+  const { home, hook, runHook } = aHome(t, other.url);
+  await hook(['start'], '');
+  const start = (url: string) => runHook(['start', '--url', url], '');
+  const instead = `its agent sends heartbeats to ${other.url}; if that is another registry: vreg daemon stop agent, then vreg hook start.`;
+  assert.equal(
+    (await start(daemon.url)).stdout.split('\n')[0],
+    `This VM is "vm-1" (worker, live) at the registry ${daemon.url}; ${instead}`,
+  );
+  await daemon.close();
+  assert.ok((await start(daemon.url)).stdout.endsWith(`; ${instead}\n`));
+  const { stdout } = await runHook(['start', '--url', daemon.url, '-o', 'json'], '');
+  const { heartbeat, heartbeatRegistry } = JSON.parse(stdout) as Record<string, unknown>;
+  assert.deepEqual([heartbeat, heartbeatRegistry], ['running', other.url]);
+  // Both URLs belong to one registry.
+  assert.match((await start(`${daemon.url},${other.url}`)).stdout, /; its agent sends heartbeats\.\n/);
+  assert.equal(agentsIn(home).length, 1);
+});
+
+test('the start hook says that the registry refuses a request, and whether an agent runs', async (t) => {
+  const daemon = await serveLive(t, { token: 'fleet-token' });
+  const { hook, runHook } = aHome(t, daemon.url);
+  const without = await hook(['start'], '');
+  assert.match(
+    without.stdout,
+    /^This VM is "vm-1", but the registry \S+ refused a request: Unauthorized.*; nothing sends heartbeats\.\n$/,
+  );
+  await hook(['start'], '', { VERS_AUTH_TOKEN: 'fleet-token' });
+  const beside = await runHook(['start'], '');
+  assert.match(beside.stdout, / refused a request: Unauthorized.*; its agent sends heartbeats\.\n$/);
+});
+
 test('the start hook does not ask for an agent that runs already', async (t) => {
   const { url } = await startPlainServer(t);
   const { hook } = aHome(t, url);

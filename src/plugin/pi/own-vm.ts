@@ -5,10 +5,12 @@
 import type { RegistryClient } from '../../client.ts';
 import type { Context } from '../../command.ts';
 import { findMetadata, thisVm } from '../../fleet/local-vm.ts';
+import { insteadOf } from '../../fleet/own-status.ts';
 import {
   cloneVerdict,
   currentConflicts,
   findAgent,
+  otherRegistryOf,
   ownStateFolder,
   readSelf,
   type Self,
@@ -32,7 +34,9 @@ const PROCESS = { pid: process.pid, startedAt: new Date(performance.timeOrigin).
  */
 export async function announce(session: PiSession, client: RegistryClient): Promise<Line> {
   return report(session, client, async (self) => {
-    const entry = await client.get(self.id);
+    // The agent of this VM may not have registered it yet.
+    const entry = await client.get(self.id).catch(insteadOf({ NOT_FOUND: undefined }));
+    if (!entry) return;
     const name = session.context.config.get('name');
     const changes: VmUpdate = {
       ...(name === undefined || name === entry.name ? {} : { name }),
@@ -82,7 +86,7 @@ async function report(
 
 interface Proof {
   verdict: 'own' | 'clone' | 'contested';
-  /** Names the reason why this VM has no proof, and the consequence. */
+  /** Why this VM has no proof, and the consequence; or to which other registry its agent sends heartbeats. */
   warning?: string;
 }
 
@@ -92,9 +96,12 @@ const CLONE: Proof = { verdict: 'clone' };
 async function prove(context: Context, client: RegistryClient, self: Self): Promise<Proof> {
   const { config } = context;
   const { id, configuredId, parentId, state } = self;
-  if (await findAgent(config, self)) {
+  const agent = await findAgent(config, self);
+  if (agent) {
     client.useToken(state?.content.bearer);
-    return claimOf(client, self);
+    const other = otherRegistryOf(agent, client);
+    const warning = other === undefined ? undefined : `its agent sends heartbeats to ${other}`;
+    return { ...(await claimOf(client, self)), ...(warning === undefined ? {} : { warning }) };
   }
   const { heartbeatOnce, heartbeatWithoutProof, isStateUnusable } = await import('../../../daemon/agent/one-shot.ts');
   const note = (_fields: object, message: string) => context.verbose(message);
