@@ -176,7 +176,10 @@ export class Endpoints implements Transport {
     const reply = await endpoint.transport.send({ ...exchange, path });
     // A route or a version of vreg without this parameter. The original registry ignores it.
     const isUnknown = reply.status === 400 && reply.text.includes('unknown query parameter');
-    return isUnknown ? endpoint.transport.send(exchange) : reply;
+    // The registry was restored, and has lost the write.
+    const isLost = reply.status === 412 && reply.text.includes('"minPosition"');
+    if (isLost && this.#memory.written === written) this.#memory.written = undefined;
+    return isUnknown || isLost ? endpoint.transport.send(exchange) : reply;
   }
 
   /** Compares the ids of the registries behind the endpoints. */

@@ -520,6 +520,23 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       assert.equal(client.url, older);
     });
 
+    test('after a restore, a read does not require the position of a write that the registry has lost', async (t) => {
+      const [{ url }, restored] = [await serveApp(t), await serveApp(t)];
+      const door = await openDoor(t, url);
+      const asked: boolean[] = [];
+      const b = await server(t, async (request, response) => {
+        asked.push(request.url!.includes('minPosition='));
+        const reply = await fetch(restored.url + request.url);
+        json(response, reply.status, await reply.json());
+      });
+      const client = clientOf(t, [door.url, b]);
+      await client.register(aVm());
+      await door.close();
+      assert.deepEqual(await client.list(), []);
+      assert.deepEqual(await client.list(), []);
+      assert.deepEqual(asked, [true, false, false]);
+    });
+
     test('URLs of different registries cause one warning that names both', async (t) => {
       const as =
         (id: string): Answer =>
