@@ -34,11 +34,16 @@ export class Positions {
     return this.#text;
   }
 
-  /** Advances to the position of a change that has become durable. Called in commit order. */
+  /**
+   * Advances to the position of a change that has become durable. Called in commit order, except for the position of an earlier change
+   * that this replica did not know, which is only remembered.
+   */
   publish(position: Position): void {
-    this.#latest = position;
-    this.#text = formatPosition(position);
     this.#tags.set(position.revision, position.tag);
+    if (position.revision >= (this.#latest?.revision ?? position.revision)) {
+      this.#latest = position;
+      this.#text = formatPosition(position);
+    }
     while (this.#tags.size > JOURNAL_LENGTH) this.#tags.delete(this.#tags.keys().next().value!);
   }
 

@@ -4,8 +4,10 @@ import test from 'node:test';
 import { EtcdClient } from '../../daemon/store/etcd/etcd-client.ts';
 import { EtcdError } from '../../daemon/store/etcd/etcd-error.ts';
 import type { RangeRequest } from '../../daemon/store/etcd/messages.ts';
+import { formatPosition } from '../../src/protocol/position.ts';
 import { startCluster, unlessEtcd } from '../helpers/etcd.ts';
 import { startReplica } from '../helpers/etcd-registry.ts';
+import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const options = unlessEtcd();
@@ -65,13 +67,29 @@ test('a cluster without space refuses changes, but serves reads and removes VMs'
   const error = await a.registry.register(aVm({ id: 'vm-3' })).catch((thrown) => thrown);
   assert.deepEqual([error.code, error.status], ['STORE_FULL', 507]);
   assert.equal(a.registry.has('vm-3'), false);
-  await a.registry.deregister('vm-1', { by: 'ops' });
+  const before = b.registry.revision;
+  const removal = formatPosition(await a.registry.deregister('vm-1', { by: 'ops' }));
   assert.equal(a.registry.has('vm-1'), false);
+  await until('the removal to arrive', () => b.registry.positions.current === removal);
+  assert.equal(await b.registry.changesSince(before), undefined, 'the journal lacks the removal');
   await etcdctl('del', '--prefix', '/filler/');
   const { header } = JSON.parse(await etcdctl('get', '/none', '-w', 'json')) as { header: { revision: number } };
   await etcdctl('compact', String(header.revision));
   await etcdctl('defrag');
   await etcdctl('alarm', 'disarm');
+  // The note of the removal is written later.
+  await until('the note', async () => (await b.registry.history('vm-1', 1))[0]?.position === removal);
+  const [note] = await a.registry.history('vm-1', 1);
+  assert.deepEqual([note?.type, note?.by], ['deregistered', 'ops']);
+  assert.deepEqual(
+    (await b.registry.changesSince(before))?.map(({ type, entry }) => `${type} ${entry.id}`),
+    ['deregistered vm-1'],
+  );
+  const c = await startReplica(t, endpoints);
+  assert.equal(c.registry.positions.current, removal);
+  assert.equal(b.registry.positions.current, removal);
+  await a.registry.register(aVm({ id: 'vm-1' }));
+  await a.registry.deregister('vm-1');
   await a.registry.register(aVm({ id: 'vm-3' }));
   await b.registry.replicas.catchUp();
   assert.deepEqual(

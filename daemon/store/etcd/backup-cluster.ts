@@ -130,7 +130,7 @@ class ClusterBackup {
   #noteOf({ value, modRevision }: KeyValue): StoredNote {
     const { head, text: changes } = decodeValue<NoteHead>(value);
     const { id, type, at, by, tag, moved } = head;
-    const revision = revisionOf({ moved, revision: modRevision });
+    const revision = revisionOf({ moved, revision: head.revision ?? modRevision });
     return { id, revision, tag: this.#tagOf(revision, tag), note: { type, at, by, changes } };
   }
 

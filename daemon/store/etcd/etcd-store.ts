@@ -35,6 +35,7 @@ import { FirstList } from './first-list.ts';
 import { HeartbeatExchange } from './heartbeat-exchange.ts';
 import { IdentityExchange } from './identity-exchange.ts';
 import { type Batch, Informer } from './informer.ts';
+import { LateNotes } from './late-notes.ts';
 import { type Compare, type Op, prefixEnd } from './messages.ts';
 import { OwnWrites } from './own-writes.ts';
 import { RecordWriter } from './record-writer.ts';
@@ -85,6 +86,7 @@ export class EtcdStore implements Store {
   readonly #records: RecordWriter;
   readonly #heartbeats: HeartbeatExchange;
   readonly #identities: IdentityExchange;
+  readonly #lateNotes: LateNotes;
   readonly #onDeath: (reason: string) => void;
   /** Changes of this replica that have not arrived, by the id of their transaction, or the key of a removal without a note. */
   readonly #sent = new Map<string, Change>();
@@ -135,6 +137,7 @@ export class EtcdStore implements Store {
       records: this.#records,
       writes: this.#writes,
     });
+    this.#lateNotes = new LateNotes(this.#transactions, this.#keys, this.#writes);
     this.replication = {
       ownsIdentity: (id) => this.#identities.owns(id),
       fetchIdentity: (id) => this.#identities.fetch(id),
@@ -282,6 +285,7 @@ export class EtcdStore implements Store {
         const tag = isBare ? bareTag(subject, revision) : change.tag;
         if (change.kind === 'put') this.#heartbeats.addVm(change.vm.id, change.vm.created || revision);
         this.#records.written(change.records ?? [], revision);
+        if (isBare && change.kind === 'remove') this.#lateNotes.add(change, { revision, tag });
         return { revision, tag };
       }
       this.#sent.delete(name);
@@ -388,6 +392,7 @@ export class EtcdStore implements Store {
     this.#isClosed = true;
     await this.#heartbeats.close();
     await this.#records.flush().catch(() => {});
+    await this.#lateNotes.write();
     this.#stop();
     await this.#client.delete(this.#keys.flush(this.#replica)).catch(() => {});
     await this.#session.close();
@@ -468,6 +473,7 @@ export class EtcdStore implements Store {
     if (this.#isCurrent && (wasListed || !isCurrent)) follower.currencyChanged(false);
     if (isCurrent && (wasListed || !this.#isCurrent)) follower.currencyChanged(true);
     this.#isCurrent = isCurrent;
+    void this.#lateNotes.write();
     void this.#prune();
   }
 

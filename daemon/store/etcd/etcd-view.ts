@@ -26,6 +26,8 @@ export interface NoteHead extends Pick<JournalNote, 'type' | 'at' | 'by'> {
   tag: string;
   /** For a note that was moved from another engine: its revision there, as a negative number. */
   moved?: number;
+  /** Revision of the change, if the note was written later. */
+  revision?: number;
 }
 
 export interface RecordHead {
@@ -58,7 +60,7 @@ export function readVm(id: string, { value, modRevision: revision }: KeyValue): 
 
 export function readNote({ key, value, modRevision: revision }: KeyValue): Note {
   const { head, text } = decodeValue<NoteHead>(value);
-  return { ...head, key, revision, removed: head.moved === undefined ? removedTexts(head.type, text) : {} };
+  return { revision, ...head, key, removed: head.moved === undefined ? removedTexts(head.type, text) : {} };
 }
 
 /** Reads a record. `created: 0` in its body stands for the revision of the key. */
@@ -85,6 +87,8 @@ const PRUNE_SLACK = 200;
 /** The notes of the journal, oldest first. */
 export class NoteRing {
   readonly #notes = new Map<string, Note>();
+  /** Revisions of removals whose notes have not been written. */
+  readonly #missing = new Set<number>();
   readonly #slack: number;
 
   constructor(random: () => number) {
@@ -93,10 +97,22 @@ export class NoteRing {
 
   add(note: Note): void {
     this.#notes.set(note.key, note);
+    this.#missing.delete(note.revision);
   }
 
   delete(key: string): void {
     this.#notes.delete(key);
+  }
+
+  /** A VM was removed without a note. */
+  addMissing(revision: number): void {
+    this.#missing.add(revision);
+  }
+
+  /** Adds the note of a removal that was missing. */
+  addLate(note: Note): void {
+    this.add(note);
+    this.sort();
   }
 
   /** Restores the order after the first list, which is in the order of the keys. */
@@ -117,6 +133,7 @@ export class NoteRing {
 
   /** As {@link Store.lastChanges}. */
   lastChanges(after: number, until: number, genesis: number): LastChange[] | undefined {
+    for (const revision of this.#missing) if (revision > after && revision <= until) return undefined;
     const last = new Map<string, LastChange>();
     let hasStart = after === genesis;
     for (const { id, type, at, by, revision, tag, moved, removed } of this.#notes.values()) {

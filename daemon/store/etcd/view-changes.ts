@@ -2,7 +2,7 @@
 import type { Arrival, Change, Follower, RecordChange, StoredRecord, StoredVm } from '../store.ts';
 import { bareTag } from './change-transaction.ts';
 import { decodeValue, type EtcdKeys } from './etcd-keys.ts';
-import { type NoteHead, type NoteRing, type Replicas, readNote, readRecord, readVm } from './etcd-view.ts';
+import { type Note, type NoteHead, type NoteRing, type Replicas, readNote, readRecord, readVm } from './etcd-view.ts';
 import type { HeartbeatExchange } from './heartbeat-exchange.ts';
 import type { IdentityExchange } from './identity-exchange.ts';
 import type { Batch, WatchEvent } from './informer.ts';
@@ -81,9 +81,11 @@ export class ViewChanges {
       else if (parsed.type === 'journal') {
         if (kv) {
           const added = readNote(kv);
-          this.#notes.add(added);
-          note = added;
           write = added.w;
+          if (added.revision === revision) {
+            this.#notes.add(added);
+            note = added;
+          } else this.#addLate(added);
         } else this.#notes.delete(key);
       } else if (parsed.type === 'record') records.push(this.#recordOf(parsed.record, event));
       else if (parsed.type === 'replica') {
@@ -106,6 +108,12 @@ export class ViewChanges {
     for (const key of answered) this.#identities.answered(key);
   }
 
+  /** Adds the note of a removal that has arrived without one: a replica that has started since then learns its position. */
+  #addLate(note: Note): void {
+    this.#notes.addLate(note);
+    this.#arrive({ revision: note.revision, vm: undefined, note: { ...note, id: '' } });
+  }
+
   /** Another replica has received a heartbeat of a VM whose identity this one knows. */
   #answer(id: string, { key, kv }: WatchEvent): void {
     const asker = decodeValue(kv!.value).text;
@@ -124,6 +132,7 @@ export class ViewChanges {
     const name = note?.w ?? this.#keys.vm(vm!.id);
     const own = this.#sent.get(name);
     this.#sent.delete(name);
+    if (!note && !vm?.stored) this.#notes.addMissing(revision);
     const tag = note?.tag ?? vm?.stored?.tag ?? bareTag(name, revision);
     const id = note ? note.id || undefined : vm!.id;
     const type = note?.type ?? (vm?.stored ? 'updated' : 'deregistered');
@@ -176,7 +185,7 @@ export class ViewChanges {
     for (const [id, stored] of older) {
       if (stored) this.#heartbeats.addVm(id, stored.created);
       else this.#heartbeats.deleteVm(id);
-      const at = Math.min(stored?.revision ?? 0, notes[0]?.revision ?? revision) || revision;
+      const at = Math.min(stored?.revision ?? revision, notes[0]?.revision ?? revision);
       this.#arrive({ revision: at, vm: { id, stored }, note: undefined });
     }
     for (const note of notes) {

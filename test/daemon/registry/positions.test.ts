@@ -6,6 +6,7 @@ import { Positions } from '../../../daemon/registry/positions.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { JOURNAL_LENGTH } from '../../../src/protocol/events.ts';
+import { formatPosition } from '../../../src/protocol/position.ts';
 import { anAuthenticator, credentialsWith } from '../../helpers/access.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
@@ -230,4 +231,14 @@ test('a position from before the first change of this history belongs to another
   const [start, tag] = [{ revision: 5, tag: 'a'.repeat(16) }, 'b'.repeat(16)];
   assert.equal(new Positions([start], true, 5).compare(`4-${tag}`), 'other');
   assert.equal(new Positions([{ revision: 8, tag }], true, 5).compare(`6-${tag}`), 'unknown', 'it may have been here');
+});
+
+test('the position of an earlier change that becomes known later is remembered, and does not become the current one', () => {
+  const at = (revision: number) => ({ revision, tag: String(revision % 10).repeat(16) });
+  const positions = new Positions([at(5), at(8)], true, 5);
+  const text = formatPosition(at(7));
+  assert.equal(positions.compare(text), 'other');
+  positions.publish(at(7));
+  assert.equal(positions.current, formatPosition(at(8)));
+  assert.equal(positions.compare(text), 'same');
 });
