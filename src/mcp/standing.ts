@@ -74,9 +74,11 @@ export class Standing {
     return this.adoptedBy(self) === undefined ? self.state?.content.bearer : this.#adopted!.bearer;
   }
 
-  /** True if the parameter `id` of a tool names this VM, or is omitted. */
+  /** True if the parameter `id` of a tool names this VM, or is omitted. Invalid settings name no VM. */
   async isOwn(context: Context, id: unknown): Promise<boolean> {
-    return id === undefined || id === null || id === (await this.remembered(context)).id;
+    if (id === undefined || id === null) return true;
+    const own = await this.remembered(context).catch(onlyVregError);
+    return 'id' in own && own.id === id;
   }
 
   /**

@@ -5,6 +5,7 @@ import test, { type TestContext } from 'node:test';
 import { checkArguments } from '../../src/mcp/tool.ts';
 import { TOOLS } from '../../src/mcp/tools.ts';
 import { VERSION_HEADER } from '../../src/protocol/api.ts';
+import { serveLive } from '../helpers/live-registry.ts';
 import { type HandWrittenClient, startMcp, type ToolResult } from '../helpers/mcp.ts';
 
 interface Fault {
@@ -186,5 +187,15 @@ test('a setting that is wrong is a matter of the operator, not of another call',
   assert.match(
     await client.failure('registry_list'),
     /\nNext: ask the operator to correct the settings: check the host name/,
+  );
+});
+
+test('an invalid id of this VM does not replace the error of a call about another one', async (t) => {
+  const { url } = await serveLive(t);
+  const client = await startMcp(t, { url, env: { VREG_ID_FILE: '/dev/null/id.json' } });
+  assert.equal(await client.failure('registry_why', { id: 'x' }), 'VM not found\nNext: registry_list {}');
+  assert.match(
+    await client.failure('registry_deregister', { id: 'x' }),
+    /^the id file \S+ does not exist .*\nNext: ask the operator to correct the settings: /,
   );
 });
