@@ -332,7 +332,7 @@ class Request<R extends Head> {
   /** The endpoints that were candidates, so that none is added twice. */
   readonly #known: Set<Endpoint>;
   readonly #running = new Set<Running>();
-  readonly #attempts: Attempt[] = [];
+  readonly #attempts: (Attempt & Pick<Running, 'started'>)[] = [];
   /** The first response with which an endpoint has refused the request. */
   #refusal: Answer<R> | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -489,7 +489,7 @@ class Request<R extends Head> {
   #failed({ endpoint, started, timeout }: Running, cause: NodeJS.ErrnoException): void {
     const { url, address } = endpoint;
     this.#registry.coolDown(endpoint);
-    this.#attempts.push({ url, address, cause, timeout });
+    this.#attempts.push({ url, address, cause, timeout, started });
     this.#trace(endpoint, resultOf(cause), started);
   }
 
@@ -512,7 +512,9 @@ class Request<R extends Head> {
 
   #fail(): void {
     const error: TransportError = this.#attempts.at(-1)?.cause ?? timedOut();
-    this.#end.reject(Object.assign(error, { attempts: this.#attempts }));
+    // Two endpoints that were asked at the same time can fail in any order.
+    const attempts = this.#attempts.sort((a, b) => a.started - b.started);
+    this.#end.reject(Object.assign(error, { attempts }));
   }
 
   #trace(endpoint: Endpoint, result: string, started: number): void {

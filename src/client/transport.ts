@@ -89,7 +89,7 @@ export interface Attempt {
 
 /** The error of a transport. With several endpoints, it is that of the last attempt. */
 export type TransportError = NodeJS.ErrnoException & {
-  /** All attempts in their order; absent if there is a single endpoint. */
+  /** All attempts in the order of their starts; absent if there is a single endpoint. */
   attempts?: readonly Attempt[];
 };
 

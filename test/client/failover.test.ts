@@ -201,6 +201,12 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       assert.equal(error.hint, 'is it running? try: vreg doctor');
     });
 
+    test('the error names the URLs in the order in which they were asked, not in that of their failures', async (t) => {
+      const a = await server(t, silent);
+      const error = await failure(clientOf(t, [a, REFUSED], { timeout: 600 }).list());
+      assert.match(error.message, new RegExp(`at ${a.url} \\(no response within .*\\), ${REFUSED} \\(ECONNREFUSED, `));
+    });
+
     test('if all URLs respond with 503, the error is that of the first one', async (t) => {
       const [a, b] = [await server(t, unavailable()), await server(t, unavailable())];
       const error = await failure(clientOf(t, [a, b]).list());
