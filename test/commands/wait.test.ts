@@ -91,10 +91,10 @@ for (const [argv, message, hint] of LATE) {
   test(`wait ${argv} exits with 6 after the timeout and names the condition`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [aVm({ id: 'i', role: 'infra' })]);
-    assert.deepEqual(await vreg(['wait', ...argv.split(' '), '--timeout', '1s'], { url, now: fastClock() }), {
+    assert.deepEqual(await vreg(['wait', ...argv.split(' '), '--timeout', '30s'], { url, now: fastClock() }), {
       code: 6,
       stdout: '',
-      stderr: `vreg: timed out after 1s, waiting for ${message}\nhint: ${hint}\n`,
+      stderr: `vreg: timed out after 30s, waiting for ${message}\nhint: ${hint}\n`,
     });
   });
 }
@@ -128,9 +128,9 @@ for (const [status, code] of [
     const url = await stub(t, (_request, response) => {
       response.writeHead(status, { 'content-type': 'application/json' }).end('{"error":"later"}');
     });
-    const result = await vreg(['wait', 'worker', '--timeout', '1s'], { url, now: fastClock() });
+    const result = await vreg(['wait', 'worker', '--timeout', '30s'], { url, now: fastClock() });
     assert.equal(result.code, code);
-    assert.match(result.stderr, /^vreg: timed out after 1s, waiting for a live worker VM: later\nhint: ./);
+    assert.match(result.stderr, /^vreg: timed out after 30s, waiting for a live worker VM: later\nhint: ./);
   });
 }
 
@@ -247,9 +247,9 @@ test('wait accepts several roles, separated by commas, and counts the VMs with a
   assert.equal(await run('golden,worker --for count=2'), 'g\nw\n');
   assert.equal(await run('infra,worker'), 'w\n');
   assert.equal((await vreg(['wait', 'infra,custom', '--for', 'gone'], { url, now: Date.now })).code, 0);
-  const none = await vreg(['wait', 'infra,custom', '--timeout', '1s'], { url, now: fastClock() });
+  const none = await vreg(['wait', 'infra,custom', '--timeout', '30s'], { url, now: fastClock() });
   assert.deepEqual(
     [none.code, none.stderr.split('\n')[0]],
-    [6, 'vreg: timed out after 1s, waiting for a live infra or custom VM (none registered)'],
+    [6, 'vreg: timed out after 30s, waiting for a live infra or custom VM (none registered)'],
   );
 });

@@ -168,7 +168,7 @@ test('the next call after a timeout or while the registry is away can succeed', 
     [silent.url, true],
     [away, false],
   ] as const) {
-    const client = await startMcp(t, { url, args: ['--timeout', '500ms'] });
+    const client = await startMcp(t, { url, args: ['--timeout', '3s'] });
     const nexts = new Map(await nextOfEach(client, tools));
     for (const { name, change } of TOOLS) {
       const next = nexts.get(name)!;
