@@ -85,6 +85,17 @@ test('a registry that accepts a request and never answers counts as lost', async
   );
 });
 
+test('a refusal whose body never ends is a refusal', async (t) => {
+  const url = await stub(t, (_, response) => {
+    response.writeHead(503, { 'content-type': 'application/json' });
+    response.write('{"error":');
+  });
+  const { messages } = follow(t, url, 50);
+  await until('the reconnection', () =>
+    messages.some((message) => message.type === 'link' && message.reason === 'the registry answered with 503'),
+  );
+});
+
 test('the answer of a registry that is loading differs from no answer', async (t) => {
   const url = await stub(t, (_, response) => {
     response.writeHead(503, { 'content-type': 'application/json' });

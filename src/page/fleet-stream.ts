@@ -184,7 +184,7 @@ export class FleetStream {
     }
     if (response.status === 401) throw new LoggedOut('the session has ended');
     if (response.ok) return response;
-    const { error } = (await response.json().catch(() => ({}))) as { error?: string };
+    const { error } = (await this.#unlessSilent(response.json()).catch(() => ({}))) as { error?: string };
     throw new NotReady(error ?? `the registry answered with ${response.status}`);
   }
 
