@@ -116,9 +116,10 @@ export function ActionDialog() {
   const shown = useRef<Prompt | undefined>(undefined);
   const current = prompt.value;
   useEffect(() => {
+    const wasOpen = shown.current !== undefined;
     shown.current = current;
     if (current) dialog.current?.showModal();
-    else {
+    else if (wasOpen) {
       dialog.current?.close();
       restoreFocus();
     }

@@ -1,8 +1,10 @@
 /** The log-in: a button that uses a link up, or how to get one. Programs that scan links open them, but press no buttons. */
 import { signal, useSignal } from '@preact/signals';
+import { useEffect } from 'preact/hooks';
 import { PATHS, type SessionStatus } from '../protocol/api.ts';
 import type { Whoami } from '../protocol/token.ts';
 import { session } from './fleet-store.ts';
+import { restoreFocus } from './focus.ts';
 import { BASE, messageOf, Refused, request } from './requests.ts';
 import { announceSession } from './session-channel.ts';
 import { reconnect } from './tab-link.ts';
@@ -38,6 +40,8 @@ export function LogIn({ current }: { current?: Whoami }) {
   const error = useSignal<string | undefined>(undefined);
   const isSpent = useSignal(false);
   const isBusy = useSignal(false);
+  // The button that was pressed is gone when the fleet appears.
+  useEffect(() => () => queueMicrotask(restoreFocus), []);
   const logIn = async () => {
     isBusy.value = true;
     try {

@@ -127,6 +127,14 @@ test('the lineage collapses and opens, and the history opens a VM', UNLESS_BROWS
   await page.waitForURL(/#\/vm\/worker-39$/);
 });
 
+test('a page that is loaded leaves the focus at its start', UNLESS_BROWSER, async (t) => {
+  const { page, press, focused } = await atKeyboard(t);
+  await page.reload();
+  await untilLive({ page });
+  await press('Tab');
+  assert.equal(await focused(), 'Skip to content');
+});
+
 test('the link to the content skips the navigation, and the log-out can be reached', UNLESS_BROWSER, async (t) => {
   const { page, press, tabTo } = await atKeyboard(t);
   await tabTo('Skip to content');
