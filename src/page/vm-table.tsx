@@ -208,6 +208,7 @@ function focusTable(event: Event): void {
 }
 
 function FilterLine({ count }: { count: number }) {
+  structure.value;
   const { error, filter } = parsed.value;
   const text = draft.value;
   return (

@@ -42,6 +42,15 @@ test('the filter narrows the table, is part of the URL, and shows where its erro
   await window.assertClean();
 });
 
+test('the filter line counts VMs that do not match', UNLESS_BROWSER, async (t) => {
+  const window = await opened(t);
+  await show(window, '#/vms?q=role:infra');
+  await window.page.getByText('1 of 42 VMs', { exact: true }).waitFor();
+  await window.send('POST', '/registry/vms', aVm());
+  await window.page.getByText('1 of 43 VMs', { exact: true }).waitFor();
+  await window.assertClean();
+});
+
 test('a column sorts by a press on its title, and again the other way', UNLESS_BROWSER, async (t) => {
   const { page } = await opened(t);
   await page.getByRole('link', { name: 'VMs', exact: true }).click();
