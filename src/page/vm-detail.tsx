@@ -1,34 +1,34 @@
 /** Everything about one VM, as `vreg describe` shows it, and its timeline. */
 import { signal, useSignal } from '@preact/signals';
-import { useEffect } from 'preact/hooks';
-import { PATHS, type VmList, type VmWithLiveness, type Why } from '../protocol/api.ts';
+import { useEffect, useMemo, useRef } from 'preact/hooks';
+import { PATHS, type VmWithLiveness, type Why } from '../protocol/api.ts';
 import type { History, RecentEvents, VmEvent } from '../protocol/events.ts';
-import type { Conflict, Conflicts } from '../protocol/heartbeat.ts';
 import type { TokenInfo, Tokens } from '../protocol/token.ts';
 import { ask } from './action-dialog.tsx';
 import { titleOf, VM_ACTIONS } from './action-plan.ts';
+import { coalesce } from './coalesce.ts';
 import { ConflictCard } from './conflict-card.tsx';
-import { keyOf } from './event-order.ts';
+import { conflicts } from './conflict-list.tsx';
 import { shellWord } from './fleet-filter.ts';
 import type { FleetRow } from './fleet-message.ts';
-import { eventCount, events, link, pulse, refusalOf, rows, structure } from './fleet-store.ts';
+import { link, pulse, refusalOf, rows, structure } from './fleet-store.ts';
 import { hrefOf, tableHref } from './hash-route.ts';
 import { BASE, ifAllowed, messageOf, request } from './requests.ts';
 import { numberText, timeText } from './times.ts';
 import { MAX_ENTRIES, VmTimeline } from './vm-timeline.tsx';
 import { Age, Fact, Notice, Refusal, Snippet, State, Untrusted, VmLink } from './widgets.tsx';
 
-/** Children that the page lists. */
+/** Children, services, and keys of the metadata that the page lists: a VM may have any number of them. */
 const MAX_LISTED = 50;
+/** Conflicts that the page lists: a conflict has many elements. */
+const MAX_CONFLICTS = 10;
 
 /** Parts beyond the entry. A part that the session may not read is undefined. */
 interface Details {
   entry: VmWithLiveness;
   why: Why | undefined;
-  children: readonly VmWithLiveness[] | undefined;
   history: History | undefined;
   recent: RecentEvents | undefined;
-  conflicts: readonly Conflict[] | undefined;
   tokens: readonly TokenInfo[] | undefined;
 }
 
@@ -36,22 +36,18 @@ const details = signal<Details | undefined>(undefined);
 
 async function read(id: string): Promise<Details> {
   const get = <T,>(path: string) => ifAllowed(request<T>('GET', path));
-  const [entry, why, children, history, recent, conflicts, tokens] = await Promise.all([
+  const [entry, why, history, recent, tokens] = await Promise.all([
     request<VmWithLiveness>('GET', `${PATHS.vm(id)}?include=liveness`),
     get<Why>(PATHS.why(id)),
-    get<VmList>(`${PATHS.children(id)}?include=liveness`),
     get<History>(`${PATHS.history(id)}?limit=${MAX_ENTRIES}`),
     get<RecentEvents>(`${PATHS.recent}?id=${encodeURIComponent(id)}&limit=${MAX_ENTRIES}`),
-    get<Conflicts>(PATHS.conflicts),
     refusalOf('admin') === undefined ? get<Tokens>(PATHS.tokens) : undefined,
   ]);
   return {
     entry,
     why,
-    children: children?.vms as readonly VmWithLiveness[] | undefined,
     history,
     recent,
-    conflicts: conflicts?.conflicts.filter((conflict) => conflict.id === id),
     tokens: tokens?.tokens.filter(({ vm }) => vm === id),
   };
 }
@@ -61,29 +57,29 @@ export function VmDetail({ id }: { id: string }) {
   const row = rows.get(id);
   // The registry's answer changes with each change of the VM.
   structure.value;
-  const version = row ? `${row.state} ${JSON.stringify(row.vm)}` : '';
-  // It also changes with its children. During an outage, both may have changed.
-  eventCount.value;
-  const ofChild = events().find(({ vm, changes }) => vm.parentId === id || changes?.parentId?.[0] === id);
-  const children = ofChild && keyOf(ofChild);
   const isOutage = link.value.connection === 'reconnecting';
-  useEffect(() => {
-    if (isOutage) return;
-    let isLeft = false;
-    read(id).then(
-      (found) => {
-        if (isLeft) return;
-        details.value = found;
+  const isLeft = useRef(false);
+  useEffect(
+    () => () => {
+      isLeft.current = true;
+    },
+    [],
+  );
+  const refresh = useMemo(() => {
+    return coalesce(async () => {
+      if (isLeft.current) return;
+      try {
+        const found = await read(id);
+        if (!isLeft.current) details.value = found;
         error.value = undefined;
-      },
-      (reason: unknown) => {
-        if (!isLeft) error.value = messageOf(reason);
-      },
-    );
-    return () => {
-      isLeft = true;
-    };
-  }, [id, version, children, isOutage]);
+      } catch (reason) {
+        error.value = messageOf(reason);
+      }
+    });
+  }, [id]);
+  useEffect(() => {
+    if (!isOutage) refresh();
+  }, [refresh, row?.vm, row?.state, isOutage]);
   const known = details.value?.entry.id === id ? details.value : undefined;
   const vm = row?.vm ?? known?.entry;
   if (!vm) {
@@ -128,11 +124,11 @@ export function VmDetail({ id }: { id: string }) {
           <Services known={known} />
           <Pairs title="Metadata" values={vm.metadata} />
           <Pairs title="Reef config" values={vm.reefConfig} />
-          <Family vm={vm} known={known} />
+          <Family vm={vm} />
           <TokenList tokens={known?.tokens} />
         </div>
         <div>
-          <ConflictClaims conflicts={known?.conflicts ?? []} />
+          <ConflictClaims id={id} />
           <VmTimeline id={id} known={known} />
           <Commands id={id} vm={vm} />
         </div>
@@ -196,6 +192,7 @@ function Facts({ id, vm, known }: { id: string; vm: Details['entry'] | VmEvent['
 }
 
 function LastSeen({ id }: { id: string }) {
+  structure.value;
   pulse.value;
   const row = rows.get(id);
   if (!row) return <>–</>;
@@ -228,7 +225,7 @@ function Services({ known }: Known) {
             </tr>
           </thead>
           <tbody>
-            {services.map(({ name, port, ...rest }, index) => (
+            {services.slice(0, MAX_LISTED).map(({ name, port, ...rest }, index) => (
               <tr key={index}>
                 <td>
                   <Untrusted text={name} />
@@ -243,29 +240,40 @@ function Services({ known }: Known) {
           </tbody>
         </table>
       </div>
+      <Rest count={services.length} />
     </section>
   );
 }
 
 function Pairs({ title, values }: { title: string; values: object | undefined }) {
-  const entries = Object.entries(values ?? {});
+  const entries = useMemo(() => Object.entries(values ?? {}), [values]);
+  const facts = useMemo(
+    () =>
+      entries.slice(0, MAX_LISTED).map(([key, value]) => (
+        <Fact key={key} term={<Untrusted text={key} />}>
+          <Untrusted text={value} />
+        </Fact>
+      )),
+    [entries],
+  );
   if (entries.length === 0) return null;
   return (
     <section class="panel">
       <h2>{title}</h2>
-      <dl class="facts">
-        {entries.map(([key, value]) => (
-          <Fact key={key} term={<Untrusted text={key} />}>
-            <Untrusted text={value} />
-          </Fact>
-        ))}
-      </dl>
+      <dl class="facts">{facts}</dl>
+      <Rest count={entries.length} />
     </section>
   );
 }
 
-function Family({ vm, known }: { vm: { id: string; parentId?: string } } & Known) {
-  const children = known?.children ?? [];
+/** How many items a list leaves out. */
+function Rest({ count }: { count: number }) {
+  if (count <= MAX_LISTED) return null;
+  return <p class="muted">and {numberText(count - MAX_LISTED)} more, see JSON</p>;
+}
+
+function Family({ vm }: { vm: { id: string; parentId?: string } }) {
+  const children = [...rows.values()].map((row) => row.vm).filter(({ parentId }) => parentId === vm.id);
   if (vm.parentId === undefined && children.length === 0) return null;
   const rest = children.length - MAX_LISTED;
   return (
@@ -315,26 +323,29 @@ function TokenList({ tokens = [] }: { tokens: readonly TokenInfo[] | undefined }
   );
 }
 
-export function ConflictClaims({ conflicts }: { conflicts: readonly Conflict[] }) {
-  if (conflicts.length === 0) return null;
+function ConflictClaims({ id }: { id: string }) {
+  const found = conflicts.value?.conflicts.filter((conflict) => conflict.id === id) ?? [];
+  if (found.length === 0) return null;
   return (
     <section class="panel panel-attention">
       <h2>Identity conflicts</h2>
-      {conflicts.map((conflict) => (
+      {found.slice(0, MAX_CONFLICTS).map((conflict) => (
         <ConflictCard key={`${conflict.firstAt} ${conflict.other.incarnation}`} conflict={conflict} />
       ))}
+      {found.length > MAX_CONFLICTS && <p class="muted">and {numberText(found.length - MAX_CONFLICTS)} more</p>}
     </section>
   );
 }
 
 function Commands({ id, vm }: { id: string; vm: object }) {
   const url = new URL(`.${PATHS.vm(id)}`, BASE).href;
+  const json = useMemo(() => JSON.stringify(vm, null, 2), [vm]);
   const auth = `-H "Authorization: Bearer $VERS_AUTH_TOKEN" `;
   return (
     <>
       <Snippet title="vreg" text={`vreg describe ${shellWord(id)}`} />
       <Snippet title="curl" text={`curl -s ${auth}${shellWord(url)}`} />
-      <Snippet title="JSON" text={JSON.stringify(vm, null, 2)} />
+      <Snippet title="JSON" text={json} />
     </>
   );
 }

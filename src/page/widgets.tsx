@@ -1,6 +1,7 @@
 /** Small parts that all views share. All text of a VM goes through {@link Untrusted}. */
 import { useSignal } from '@preact/signals';
 import type { ComponentChildren } from 'preact';
+import { useMemo } from 'preact/hooks';
 import type { Liveness } from '../protocol/liveness.ts';
 import { printable } from '../protocol/redact.ts';
 import { clock, link, serverNow } from './fleet-store.ts';
@@ -9,10 +10,16 @@ import { ageText, timeText } from './times.ts';
 
 /** Milliseconds for which a button says that it has copied. */
 const COPIED_TIME = 1500;
+/** UTF-16 units of a text of a VM: more than a name has, while a value of the metadata may be a megabyte. */
+const MAX_SHOWN = 2000;
 
-/** Text of a VM. Characters that change the writing direction or are invisible are replaced, and it cannot affect its surroundings. */
+/**
+ * Text of a VM. Characters that change the writing direction or are invisible are replaced, it cannot affect its surroundings,
+ * and a long one is cut off.
+ */
 export function Untrusted({ text }: { text: unknown }) {
-  const shown = printable(typeof text === 'string' ? text : (JSON.stringify(text) ?? ''));
+  const full = typeof text === 'string' ? text : (JSON.stringify(text) ?? '');
+  const shown = printable(full.length > MAX_SHOWN ? `${full.slice(0, MAX_SHOWN)}…` : full);
   return (
     <bdi class="untrusted" title={shown}>
       {shown}
@@ -121,7 +128,7 @@ export function Snippet({ title, text }: { title: string; text: string }) {
         <h3>{title}</h3>
         <CopyButton text={text} />
       </header>
-      <pre tabIndex={0}>{printableLines(text)}</pre>
+      <pre tabIndex={0}>{useMemo(() => printableLines(text), [text])}</pre>
     </section>
   );
 }

@@ -265,6 +265,33 @@ test('the conflict of two incarnations is shown with both claims, and can be cle
   await window.assertClean();
 });
 
+test('many conflicts are shown in pages', UNLESS_BROWSER, async (t) => {
+  const vms = Array.from({ length: 45 }, (_, index) => aVm({ id: `w-${index}` }));
+  const window = await opened(t, { vms });
+  const { page, send } = window;
+  for (const { id } of vms) {
+    const beat = (incarnation: string, address: string, next: string) =>
+      send('POST', `/registry/vms/${id}/heartbeat`, { incarnation, address, next });
+    await beat('first-life', '10.0.0.1', `1.${'a'.repeat(32)}`);
+    await beat('second-life', '10.0.0.2', `2.${'b'.repeat(32)}`);
+  }
+  await page.getByRole('link', { name: 'Conflicts 45' }).click();
+  const found: string[] = [];
+  for (const range of ['1 to 20 of 45', '21 to 40 of 45', '41 to 45 of 45']) {
+    await page.getByText(range, { exact: true }).waitFor();
+    found.push(...(await page.locator('.panel h2 a').allTextContents()));
+    const next = page.getByRole('button', { name: 'Next' });
+    if (await next.isDisabled()) break;
+    await next.click();
+    await page.locator('h1:focus').waitFor();
+  }
+  assert.deepEqual(found, vms.map(({ id }) => id).reverse());
+  await page.getByRole('button', { name: 'Previous' }).click();
+  await page.getByText('21 to 40 of 45', { exact: true }).waitFor();
+  await assertAccessible(window, 'conflicts');
+  await window.assertClean();
+});
+
 test('the lineage shows VMs below their parents, which can be collapsed', UNLESS_BROWSER, async (t) => {
   const { page } = await opened(t);
   await page.getByRole('link', { name: 'Lineage' }).click();
