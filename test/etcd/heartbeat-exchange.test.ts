@@ -37,6 +37,8 @@ test('heartbeats that a suspended replica writes while they are adopted are not 
   const first = Date.parse('2026-01-01T00:00:00.000Z');
   const second = first + 60_000;
   await flush(first);
+  await client.put(keys.request('b', 'vm-1'), 'a');
+  await client.put(keys.request('bb', 'vm-1'), 'a');
 
   let now = first;
   const replicas = new Replicas(keys);
@@ -69,4 +71,10 @@ test('heartbeats that a suspended replica writes while they are adopted are not 
   const { kvs } = await read('a');
   const times = kvs.filter(({ key }) => !key.endsWith(LAST_FLUSH)).flatMap(({ value }) => [...decodeShard(value)]);
   assert.deepEqual(times, [{ hash: hashOfVm('vm-1', 1), lastSeen: second }]);
+  const requests = await range({ key: `${keys.state}request/`, rangeEnd: prefixEnd(`${keys.state}request/`) });
+  assert.deepEqual(
+    requests.kvs.map(({ key }) => key),
+    [keys.request('bb', 'vm-1')],
+    'requests that the ended replica has not answered are removed',
+  );
 });

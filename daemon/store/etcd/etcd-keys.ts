@@ -67,6 +67,7 @@ export class EtcdKeys {
     return `${this.replica(replica)}/flush`;
   }
 
+  /** @param id of the VM; empty for all requests to the replica */
   request(replica: string, id: string): string {
     return `${this.state}request/${replica}/${escapeText(id)}`;
   }

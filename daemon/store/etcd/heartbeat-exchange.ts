@@ -227,14 +227,12 @@ export class HeartbeatExchange {
     }
     await this.flush();
     if (this.#shards.isDirty) return;
-    const session = `${this.#keys.replica(replica)}/`;
+    // Marks of its transactions, and requests that it has not answered.
+    const others = [`${this.#keys.replica(replica)}/`, this.#keys.request(replica, '')];
     // The replica may have been suspended, and have written heartbeats since they were read.
     const { succeeded } = await this.#client.txn(
       [{ ...all, modRevision: header.revision + 1, result: '<' }],
-      [
-        { type: 'delete', ...all },
-        { type: 'delete', key: session, rangeEnd: prefixEnd(session) },
-      ],
+      [{ type: 'delete', ...all }, ...others.map((key): Op => ({ type: 'delete', key, rangeEnd: prefixEnd(key) }))],
     );
     if (succeeded) this.#writers.delete(replica);
   }
