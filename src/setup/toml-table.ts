@@ -64,7 +64,9 @@ function serversIn(file: string, text: string): Record<string, unknown> {
 }
 
 function parseServers(text: string): Record<string, unknown> {
-  const { mcp_servers: servers = {} } = parse(text);
+  // Codex reads integers of 64 bits.
+  const { mcp_servers: servers = {} } = parse(text, { integersAsBigInt: 'asNeeded' });
+  const plain = (_key: string, value: unknown) => (typeof value === 'bigint' ? String(value) : value);
   // The parser creates objects without a prototype.
-  return JSON.parse(JSON.stringify(servers)) as Record<string, unknown>;
+  return JSON.parse(JSON.stringify(servers, plain)) as Record<string, unknown>;
 }

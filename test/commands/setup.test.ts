@@ -333,6 +333,16 @@ test('setup follows links, and keeps the mode of a file', async (t) => {
   assert.match(readFileSync(join(home, 'dotfiles/settings.json'), 'utf8'), /vreg hook start/);
 });
 
+test('setup accepts integers of 64 bits in TOML, which Codex accepts', async (t) => {
+  const { setup, write, read } = aHome(t);
+  const text = 'a = 9007199254740993\n[mcp_servers.b]\nn = -9223372036854775808\n';
+  write('.codex/config.toml', text);
+  assert.equal((await setup('codex', '--only', 'mcp')).code, 0);
+  assert.ok(read('.codex/config.toml').startsWith(text));
+  assert.equal((await setup('codex', '--only', 'mcp', '--remove')).code, 0);
+  assert.equal(read('.codex/config.toml'), text);
+});
+
 test('setup refuses an invalid file, names it, and changes no file at all', async (t) => {
   for (const [program, name, text, message = ''] of [
     ['claude', '.claude/settings.json', '{"hooks": {'],
