@@ -242,13 +242,14 @@ function readText(path: string): string | undefined {
   return bytes.toString('utf8');
 }
 
-/** The file that a symbolic link names, also if that file does not exist yet. */
+/** The file that a symbolic link names, also through further links, and if that file does not exist yet. */
 function targetOfLink(path: string): string {
   try {
     return realpathSync(path);
   } catch {
     const isLink = lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink();
-    return isLink ? resolve(dirname(path), readlinkSync(path)) : path;
+    // Links in a circle were refused when the file was read.
+    return isLink ? targetOfLink(resolve(dirname(path), readlinkSync(path))) : path;
   }
 }
 

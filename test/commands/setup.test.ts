@@ -333,6 +333,16 @@ test('setup follows links, and keeps the mode of a file', async (t) => {
   assert.match(readFileSync(join(home, 'dotfiles/settings.json'), 'utf8'), /vreg hook start/);
 });
 
+test('setup follows a chain of links whose last file does not exist yet', async (t) => {
+  const { home, setup } = aHome(t);
+  mkdirSync(join(home, '.claude'));
+  symlinkSync('../link.json', join(home, '.claude/settings.json'));
+  symlinkSync('file.json', join(home, 'link.json'));
+  assert.equal((await setup('claude', '--only', 'hooks')).code, 0);
+  assert.ok(lstatSync(join(home, 'link.json')).isSymbolicLink());
+  assert.match(readFileSync(join(home, 'file.json'), 'utf8'), /vreg hook start/);
+});
+
 test('setup accepts integers of 64 bits in TOML, which Codex accepts', async (t) => {
   const { setup, write, read } = aHome(t);
   const text = 'a = 9007199254740993\n[mcp_servers.b]\nn = -9223372036854775808\n';
