@@ -42,6 +42,8 @@ export interface Step {
   part: Part;
   path: string;
   action: 'create' | 'change' | 'remove' | 'unchanged' | 'keep' | 'skip';
+  /** Somebody has edited the file or an entry in it, which stays as it is. */
+  isEdited: boolean;
   /** The reason to skip it. */
   obstacle?: VregError | undefined;
   /** The new content; undefined to remove the file. */
@@ -73,8 +75,15 @@ export function planSetup(options: SetupOptions): Step[] {
       const before = readText(path);
       const { text, isEdited, obstacle } = change(before);
       const root = roots.find((folder) => folder && isBelow(resolve(path), resolve(folder)))!;
-      if (obstacle) return { part, path, text, root, obstacle, action: 'skip' };
-      return { part, path, text, root, action: isEdited && text === before ? 'keep' : actionOf(before, text) };
+      if (obstacle) return { part, path, text, root, isEdited, obstacle, action: 'skip' };
+      return {
+        part,
+        path,
+        text,
+        root,
+        isEdited,
+        action: isEdited && text === before ? 'keep' : actionOf(before, text),
+      };
     });
 }
 

@@ -79,7 +79,7 @@ export const setup = defineCommand<Flags>({
       );
     const obstacle = steps.find((step) => step.obstacle)?.obstacle;
     if (obstacle) throw obstacle;
-    const kept = steps.filter(({ action }) => action === 'keep').map(({ path }) => path);
+    const kept = steps.filter(({ isEdited }) => isEdited).map(({ path }) => path);
     if (kept.length > 0)
       throw new VregError(
         'CONFLICT',

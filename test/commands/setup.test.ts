@@ -276,6 +276,20 @@ test('setup keeps what somebody has edited, also when it removes, and exits with
   }
 });
 
+test('setup exits with 4 also if it keeps one entry of a file and changes another one', async (t) => {
+  const { setup, write, read } = aHome(t);
+  const mine = { hooks: [{ type: 'command', command: 'vreg hook start --role infra' }] };
+  write('.claude/settings.json', JSON.stringify({ hooks: { SessionStart: [mine] } }));
+  const hooks = () => (JSON.parse(read('.claude/settings.json')) as { hooks: object }).hooks;
+  const added = await setup('claude', '--only', 'hooks');
+  assert.deepEqual([added.code, added.actions], [4, ['hooks change']]);
+  assert.match(added.stderr, /somebody has edited .*settings\.json/);
+  assert.deepEqual(hooks(), { SessionStart: [mine], SessionEnd: [HOOK('stop')] });
+  const removed = await setup('claude', '--only', 'hooks', '--remove');
+  assert.deepEqual([removed.code, removed.actions], [4, ['hooks change']]);
+  assert.deepEqual(hooks(), { SessionStart: [mine] });
+});
+
 test('setup replaces an unedited skill of an older version', async (t) => {
   const { setup, write, read } = aHome(t);
   await setup('pi', '--only', 'skill');
