@@ -1,6 +1,16 @@
 /** Entries in JSON files of other programs. Everything else in the file stays as it is, with its formatting and comments. */
 import { isDeepStrictEqual } from 'node:util';
-import { applyEdits, type FormattingOptions, modify, type ParseError, parse } from 'jsonc-parser';
+import {
+  applyEdits,
+  createScanner,
+  type FormattingOptions,
+  findNodeAtLocation,
+  modify,
+  type Node,
+  type ParseError,
+  parse,
+  parseTree,
+} from 'jsonc-parser';
 import { type Change, invalid } from './change.ts';
 
 type Path = (string | number)[];
@@ -22,9 +32,9 @@ export function addEntries(file: string, before: string | undefined, entries: re
   let text = json ?? '{}\n';
   let isEdited = false;
   for (const entry of entries) {
-    const { found, value, isEqual } = find(file, text, entry);
-    if (found !== undefined) {
-      isEdited ||= !isEqual;
+    const { found, value } = find(file, text, entry);
+    if (found.length > 0) {
+      isEdited ||= !found.some(({ isEqual }) => isEqual);
       continue;
     }
     if (!entry.isOwnElement) text = edit(text, entry.path, entry.value);
@@ -34,28 +44,23 @@ export function addEntries(file: string, before: string | undefined, entries: re
   return { text: mark + text, isEdited };
 }
 
-/** Removes entries that nobody edited, and the objects and arrays that are empty then. */
+/** Removes entries that nobody edited, and the objects and arrays that are empty then; the file too if nothing else is in it. */
 export function removeEntries(file: string, before: string | undefined, entries: readonly JsonEntry[]): Change {
   const { mark, json } = split(before);
   if (json === undefined) return { text: before, isEdited: false };
   let text = json;
   let isEdited = false;
   for (const entry of entries) {
-    const { found, isEqual } = find(file, text, entry);
-    if (found === undefined) continue;
-    if (!isEqual) {
-      isEdited = true;
-      continue;
+    const { found } = find(file, text, entry);
+    isEdited ||= found.some(({ isEqual }) => !isEqual);
+    // The last one first, because a removal moves those behind it.
+    for (const { path: own } of found.filter(({ isEqual }) => isEqual).reverse()) {
+      text = remove(text, own);
+      for (let path = own.slice(0, -1); path.length > 0 && isEmpty(text, path); path = path.slice(0, -1))
+        text = remove(text, path);
     }
-    text = edit(text, found, undefined);
-    for (
-      let path = found.slice(0, -1);
-      path.length > 0 && isEmpty(valueAt(contentOf(file, text), path));
-      path = path.slice(0, -1)
-    )
-      text = edit(text, path, undefined);
   }
-  const isLeftEmpty = text !== json && isEmpty(contentOf(file, text));
+  const isLeftEmpty = text !== json && EMPTY.test(text.trim());
   return { text: isLeftEmpty ? undefined : mark + text, isEdited };
 }
 
@@ -66,23 +71,21 @@ function split(before = ''): { mark: string; json: string | undefined } {
   return { mark, json: json.trim() === '' ? undefined : json };
 }
 
+/** The entries in the text that are those of vreg, and the value at the path. */
 function find(file: string, text: string, { path, value, isOwnElement }: JsonEntry) {
   const content = contentOf(file, text);
   for (let depth = 1; depth < path.length; depth++) requireObject(file, content, path.slice(0, depth));
+  for (let depth = 0; depth < path.length; depth++) requireOnce(file, text, path.slice(0, depth), path[depth]!);
   const there = valueAt(content, path);
-  if (!isOwnElement)
-    return {
-      found: there === undefined ? undefined : (path as Path),
-      value: there,
-      isEqual: isDeepStrictEqual(there, value),
-    };
-  if (there !== undefined && !Array.isArray(there)) throw invalid(file, `has no array at ${path.join('.')}`);
-  const index = (there ?? []).findIndex((element) => isOwnElement(element));
-  return {
-    found: index < 0 ? undefined : [...path, index],
-    value: there,
-    isEqual: isDeepStrictEqual(there?.[index], value),
-  };
+  if (isOwnElement && there !== undefined && !Array.isArray(there))
+    throw invalid(file, `has no array at ${path.join('.')}`);
+  const all: { path: Path; element: unknown }[] = isOwnElement
+    ? ((there as unknown[] | undefined) ?? []).map((element, index) => ({ path: [...path, index], element }))
+    : [{ path, element: there }];
+  const found = all
+    .filter(({ element }) => (isOwnElement ? isOwnElement(element) : element !== undefined))
+    .map(({ path, element }) => ({ path, isEqual: isDeepStrictEqual(element, value) }));
+  return { found, value: there };
 }
 
 function contentOf(file: string, text: string): object {
@@ -100,6 +103,13 @@ function requireObject(file: string, content: object, path: string[]): void {
   throw invalid(file, `has no object at ${path.join('.')}`);
 }
 
+/** Programs read the last of two values with the same key, but an edit changes the first one. @throws VregError USAGE */
+function requireOnce(file: string, text: string, path: Path, key: string): void {
+  const { children = [] } = nodeAt(text, path) ?? {};
+  if (children.filter(({ children: [name] = [] }) => name?.value === key).length > 1)
+    throw invalid(file, `has the key "${key}" twice`);
+}
+
 function valueAt(content: unknown, path: Path): unknown {
   return path.reduce<unknown>(
     (value, key) =>
@@ -110,8 +120,60 @@ function valueAt(content: unknown, path: Path): unknown {
   );
 }
 
-function isEmpty(value: unknown): boolean {
-  return typeof value === 'object' && value !== null && Object.keys(value).length === 0;
+/** An object or an array without content. One with a comment has content. */
+const EMPTY = /^(\{\s*\}|\[\s*\])$/;
+
+/** Also false for a value with a comment before it, which a removal would take away. */
+function isEmpty(text: string, path: Path): boolean {
+  const node = nodeAt(text, path)!;
+  const [key] = node.parent!.children!;
+  return EMPTY.test(text.slice(endOf(key!), endOf(node)).replace(/^\s*:/, '').trim());
+}
+
+function nodeAt(text: string, path: Path): Node | undefined {
+  const tree = parseTree(text, [], { allowTrailingComma: true });
+  return tree && findNodeAtLocation(tree, path);
+}
+
+/**
+ * Removes a value with its key, one comma, and the white space before it. The library would also remove the comments around it, and
+ * leave a comma behind the only value of an object, which is invalid then.
+ */
+function remove(text: string, path: Path): string {
+  const node = nodeAt(text, path)!;
+  const item = typeof path.at(-1) === 'number' ? node : node.parent!;
+  const siblings = item.parent!.children!;
+  const previous = siblings[siblings.indexOf(item) - 1];
+  const head = text.slice(0, item.offset);
+  const tail = text.slice(endOf(item));
+  const comma = commaBehind(text, item);
+  if (comma !== undefined) return join(head, without(tail, comma - endOf(item)));
+  const before = previous && commaBehind(text, previous);
+  return join(before === undefined ? head : without(head, before), tail);
+}
+
+function endOf({ offset, length }: Node): number {
+  return offset + length;
+}
+
+/** The offset of the comma behind a value, also of one behind comments. */
+function commaBehind(text: string, item: Node): number | undefined {
+  const scanner = createScanner(text, true);
+  scanner.setPosition(endOf(item));
+  scanner.scan();
+  const offset = scanner.getTokenOffset();
+  return text[offset] === ',' ? offset : undefined;
+}
+
+function without(text: string, offset: number): string {
+  return text.slice(0, offset) + text.slice(offset + 1);
+}
+
+/** Joins two parts without the white space between them, unless the second one would become part of a comment. */
+function join(head: string, tail: string): string {
+  const trimmed = head.trimEnd();
+  const lastLine = trimmed.slice(trimmed.lastIndexOf('\n') + 1);
+  return (/^[ \t]*\r?\n/.test(tail) || !lastLine.includes('//') ? trimmed : head) + tail;
 }
 
 function edit(text: string, path: Path, value: unknown, isArrayInsertion = false): string {

@@ -13,6 +13,7 @@ import {
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { parse } from 'jsonc-parser';
 import { EXTENSION_FILE } from '../../src/setup/pi-extensions.ts';
 import { vreg } from '../helpers/cli.ts';
 import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../helpers/daemon.ts';
@@ -290,6 +291,38 @@ test('setup exits with 4 also if it keeps one entry of a file and changes anothe
   assert.deepEqual(hooks(), { SessionStart: [mine] });
 });
 
+test('--remove removes a hook that is there twice', async (t) => {
+  const { home, setup, write } = aHome(t);
+  write('.claude/settings.json', JSON.stringify({ hooks: { SessionStart: [HOOK('start'), HOOK('start')] } }));
+  assert.deepEqual((await setup('claude', '--only', 'hooks', '--remove')).actions, ['hooks remove']);
+  assert.deepEqual(readdirSync(home), []);
+});
+
+for (const text of [
+  '// mine\n{}\n',
+  '{ "mcpServers": { /* mine */ }, }\n',
+  '{\n  // mine\n  "mcpServers": { "a": {} },\n}\n',
+  '{\n  "numStartups": 3 // mine\n}\n',
+  '{\n  "numStartups": 3, // mine\n}\n',
+  '{\n  "mcpServers": {\n    "a": {} // mine\n  },\n  "numStartups": 3\n}\n',
+  '{ "mcpServers": { // mine\n } }',
+  '{ "mcpServers": /* mine */ {} }',
+])
+  test(`--remove leaves comments and valid JSON: ${JSON.stringify(text)}`, async (t) => {
+    const { setup, write, read } = aHome(t);
+    const content = () => parse(read('.claude.json'), [], { allowTrailingComma: true }) as object;
+    write('.claude.json', text);
+    const before = content();
+    const only = ['claude', '--only', 'mcp'];
+    assert.equal((await setup(...only)).code, 0);
+    const { code, actions } = await setup(...only, '--remove');
+    assert.deepEqual([code, actions], [0, ['mcp change']]);
+    assert.match(read('.claude.json'), /mine/);
+    const { mcpServers = {}, ...rest } = content() as { mcpServers?: object };
+    assert.deepEqual({ mcpServers, ...rest }, { mcpServers: {}, ...before });
+    assert.equal((await setup(...only)).code, 0);
+  });
+
 test('setup replaces an unedited skill of an older version', async (t) => {
   const { setup, write, read } = aHome(t);
   await setup('pi', '--only', 'skill');
@@ -374,6 +407,8 @@ test('setup refuses an invalid file, names it, and changes no file at all', asyn
     ['claude', '.claude/settings.json', '{"hooks": null}'],
     ['claude', '.claude.json', '[]'],
     ['claude', '.claude.json', '{"mcpServers": "x"}'],
+    ['claude', '.claude.json', '{"mcpServers": {"a": 1}, "mcpServers": {}}', ' twice'],
+    ['claude', '.claude/settings.json', '{"hooks": {"SessionEnd": [], "SessionEnd": []}}', ' twice'],
     ['codex', '.codex/hooks.json', '{"hooks": []}'],
     ['codex', '.codex/config.toml', 'model = \n'],
     [
