@@ -27,6 +27,8 @@ import { isTransient } from '../run/retry.ts';
 
 /** Milliseconds for the whole hook, unless `--timeout` is given: coding agents wait for it before the first prompt. */
 const TIME_LIMIT = 3000;
+/** Share of that time for the questions to the registry after the start of the agent, which takes long if the registry does not respond. */
+const ASKING_SHARE = 1 / 3;
 /** Milliseconds to wait for the end of stdin. The coding agent has written it before it starts the hook, or does not close it. */
 const INPUT_TIMEOUT = 300;
 /** Maximum number of bytes of the input that are read. Coding agents send less than 1 kB. */
@@ -138,13 +140,13 @@ async function runStart(context: Context, flags: Flags, caller: number | undefin
   const { config } = context;
   const limit = config.isSet('timeout') ? config.duration('timeout') : TIME_LIMIT;
   const began = performance.now();
-  const left = () => Math.max(1, Math.ceil(limit - (performance.now() - began)));
+  const left = (share = 1) => Math.max(1, Math.ceil(limit * share - (performance.now() - began)));
   const input = await readInput(context);
   const self = await readSelf(config);
   const reason = whyNoVm(context.config, self);
   if (reason !== undefined)
     return say(context, [`vreg: ${reason}, so this machine was not registered`], { registered: false, ...input });
-  const agent = await ensureAgent(context, self, flags, caller, left);
+  const agent = await ensureAgent(context, self, flags, caller, () => left(1 - ASKING_SHARE));
   // The agent may have learned that this VM is a clone, or may have given it another id.
   const now = await readSelf(config);
   const outcome = await ask(context, now, agent, left).catch((error: unknown) => {
