@@ -33,7 +33,9 @@ class Run {
   readonly sent = signal(0);
   /** VMs that sent a heartbeat after the action was planned, and were not changed. */
   readonly skipped = signal(0);
-  readonly failures = signal<readonly Failure[]>([]);
+  readonly failureCount = signal(0);
+  /** The first failures. */
+  readonly failures: Failure[] = [];
   readonly isStopped = signal(false);
   readonly isDone = signal(false);
   readonly #pending: PlannedRequest[];
@@ -66,9 +68,13 @@ class Run {
       if (isStillDue && !(await isStillDue())) this.skipped.value++;
       else await request(method, path, body);
     } catch (error) {
+      const status = error instanceof Refused ? error.status : undefined;
       // Somebody else has removed it.
-      const isGone = error instanceof Refused && error.status === 404;
-      if (!isGone) this.failures.value = [...this.failures.value, { subject, message: messageOf(error) }];
+      if (status === 404) return;
+      if (this.failures.length < MAX_LISTED) this.failures.push({ subject, message: messageOf(error) });
+      this.failureCount.value++;
+      // The session has ended: the next one, possibly of another user, has not confirmed the action.
+      if (status === 401) this.stop();
     }
   }
 }
@@ -107,7 +113,7 @@ async function confirm(requests: readonly PlannedRequest[], then: (() => void) |
   await confirmed.send();
   if (confirmed.isStopped.value) return;
   then?.();
-  const isFlawless = confirmed.failures.value.length === 0 && confirmed.skipped.value === 0;
+  const isFlawless = confirmed.failureCount.value === 0 && confirmed.skipped.value === 0;
   if (isFlawless && run.value === confirmed) close();
 }
 
@@ -225,8 +231,7 @@ function RequestItem({ planned: { method, path, body, name } }: { planned: Plann
   );
 }
 
-function Outcome({ run: { sent, total, isStopped, skipped, failures } }: { run: Run }) {
-  const failed = failures.value;
+function Outcome({ run: { sent, total, isStopped, skipped, failureCount, failures } }: { run: Run }) {
   return (
     <div aria-live="polite">
       <p>
@@ -234,10 +239,10 @@ function Outcome({ run: { sent, total, isStopped, skipped, failures } }: { run: 
         {isStopped.value && ', then stopped'}
       </p>
       {skipped.value > 0 && <p>{vmsText(skipped.value)} sent a heartbeat in the meantime and were not changed.</p>}
-      {failed.length > 0 && (
+      {failureCount.value > 0 && (
         <Notice kind="error">
-          {numberText(failed.length)} failed:{' '}
-          {failed.slice(0, MAX_LISTED).map(({ subject, message }) => (
+          {numberText(failureCount.value)} failed:{' '}
+          {failures.map(({ subject, message }) => (
             <span key={subject}>
               <Untrusted text={subject} />: <Untrusted text={message} />.{' '}
             </span>

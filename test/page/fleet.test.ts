@@ -179,6 +179,63 @@ test(
   },
 );
 
+test('an action that the registry refuses because the session has ended stops', UNLESS_BROWSER, async (t) => {
+  const window = await opened(t, { mayFail: true });
+  const { page } = window;
+  let sent = 0;
+  await page.route('**/registry/vms/*', (route) => {
+    sent++;
+    return route.fulfill({ status: 401, json: { error: 'the session has ended' } });
+  });
+  await page.getByRole('link', { name: 'VMs', exact: true }).click();
+  await page.getByRole('checkbox', { name: 'Select all VMs that match the filter' }).check();
+  await page.getByRole('button', { name: 'Pause' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Pause 42 VMs' }).click();
+  await page.getByText('sent, then stopped').waitFor();
+  await page.getByRole('button', { name: 'Close' }).waitFor();
+  // As many as may be on their way at a time.
+  assert.ok(sent <= 4, `${sent} requests`);
+  await window.assertClean();
+});
+
+test(
+  'a text is copied without the permission for the clipboard, or the button says that it is not',
+  UNLESS_BROWSER,
+  async (t) => {
+    const window = await opened(t);
+    const { page, context } = window;
+    await show(window, '#/vms?q=role:worker');
+    await page.evaluate(
+      "navigator.clipboard.writeText = () => Promise.reject(new DOMException('Write permission denied.', 'NotAllowedError'))",
+    );
+    await page.getByRole('button', { name: 'Copy' }).click();
+    await page.getByRole('button', { name: 'Copied' }).waitFor();
+    await context.grantPermissions(['clipboard-read']);
+    assert.equal(await page.evaluate('navigator.clipboard.readText()'), 'vreg ls --role worker');
+    await page.evaluate('document.execCommand = () => false');
+    await page.getByRole('button', { name: 'Copy', exact: true }).click();
+    await page.getByRole('button', { name: 'Not copied' }).waitFor();
+    await window.assertClean();
+  },
+);
+
+test('a page that has not read the fleet does not say that it is empty', UNLESS_BROWSER, async (t) => {
+  const { page, daemon, assertClean } = await opened(t);
+  // The worker's requests would not pass the routes of the page.
+  await page.addInitScript('delete globalThis.SharedWorker');
+  const held: Route[] = [];
+  await page.route(/[/]registry[/](vms[?]|recent)/, (route) => void held.push(route));
+  for (const view of ['', 'vms', 'tree', 'history']) {
+    await page.goto('about:blank');
+    await page.goto(`${daemon.url}/#/${view}`);
+    await page.getByText('Loading…').waitFor();
+    await until('the requests', () => held.length >= (view === 'history' ? 2 : 1));
+    for (const route of held.splice(0)) await route.continue();
+    await page.getByText('Loading…').waitFor({ state: 'detached' });
+  }
+  await assertClean();
+});
+
 test('changes of the fleet appear without a reload', UNLESS_BROWSER, async (t) => {
   // The page asks for the VM after its removal.
   const window = await opened(t, { mayFail: true });
