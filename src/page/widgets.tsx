@@ -81,33 +81,44 @@ export function DataAge() {
 }
 
 export function CopyButton({ text, children = 'Copy' }: { text: string; children?: ComponentChildren }) {
-  const isCopied = useSignal(false);
+  const outcome = useSignal<string | undefined>(undefined);
   const copy = async () => {
-    await copyText(text);
-    isCopied.value = true;
+    outcome.value = (await copyText(text)) ? 'Copied' : 'Not copied';
     setTimeout(() => {
-      isCopied.value = false;
+      outcome.value = undefined;
     }, COPIED_TIME);
   };
   return (
     <button type="button" class="quiet" onClick={() => void copy()}>
-      {isCopied.value ? 'Copied' : children}
+      {outcome.value ?? children}
     </button>
   );
 }
 
-/** The clipboard needs https or localhost. Elsewhere, the browser copies a selection. */
-async function copyText(text: string): Promise<void> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+/**
+ * The clipboard needs https or localhost, and the permission of the user. Otherwise, the browser copies a selection.
+ * @returns false if the browser refuses that, too
+ */
+async function copyText(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copySelection(text);
+  }
+}
+
+function copySelection(text: string): boolean {
   const focused = document.activeElement;
   const area = document.createElement('textarea');
   area.value = text;
   // An open dialog makes all other parts of the document inert.
   (document.querySelector('dialog[open]') ?? document.body).append(area);
   area.select();
-  document.execCommand('copy');
+  const isCopied = document.execCommand('copy');
   area.remove();
   if (focused instanceof HTMLElement) focused.focus();
+  return isCopied;
 }
 
 /** A row of a list of facts, `dl.facts`. */
