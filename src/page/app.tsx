@@ -1,5 +1,5 @@
 /** The fleet page: log-in, navigation, banners, and the view that the URL names. */
-import { computed, effect, signal } from '@preact/signals';
+import { computed, effect, signal, useSignal } from '@preact/signals';
 import { render } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import { PATHS, type SessionStatus } from '../protocol/api.ts';
@@ -29,6 +29,9 @@ const VIEWS = [
   ['conflicts', 'Conflicts'],
   ['history', 'History'],
 ] as const;
+
+/** Milliseconds without an answer after which the page says that it waits: faster answers would make the text flicker. */
+const SLOW = 1000;
 
 function View() {
   const { view, id } = route.value;
@@ -91,13 +94,21 @@ function App() {
 /** Until the registry answers for the first time. It may be loading its store. */
 function Waiting() {
   const { reason } = link.value;
+  const isSlow = useSignal(false);
+  useEffect(() => {
+    const timer = setTimeout(() => {
+      isSlow.value = true;
+    }, SLOW);
+    return () => clearTimeout(timer);
+  }, []);
   return (
     <main class="log-in">
       <Title />
       <p role="status">
+        {(reason !== undefined || isSlow.value) && 'Waiting for the registry'}
         {reason !== undefined && (
           <>
-            Waiting for the registry: <Untrusted text={reason} />
+            : <Untrusted text={reason} />
           </>
         )}
       </p>

@@ -1,12 +1,12 @@
 /** The history of the fleet: changes and changes of liveness, newest first. */
-import { signal } from '@preact/signals';
+import { signal, useSignal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
 import { PATHS } from '../protocol/api.ts';
 import { formatChanges, type RecentEvents, type VmEvent } from '../protocol/events.ts';
 import { keyOf } from './event-order.ts';
 import { addOlderEvents, eventCount, events, link } from './fleet-store.ts';
 import { hrefOfVm, route, setParams } from './hash-route.ts';
-import { request } from './requests.ts';
+import { messageOf, request } from './requests.ts';
 import { numberText, timeText } from './times.ts';
 import { type RowAttributes, VirtualList } from './virtual-list.tsx';
 import { CopyButton, Untrusted, VmLink } from './widgets.tsx';
@@ -22,15 +22,29 @@ const KINDS = {
 } as const;
 type Kind = keyof typeof KINDS;
 
+const EMPTY: Readonly<Record<Kind, string>> = {
+  all: 'Nothing has changed since the registry started.',
+  changes: 'No VM has changed since the registry started.',
+  liveness: 'No VM has fallen silent since the registry started.',
+  conflicts: 'No conflict has appeared since the registry started.',
+};
+
 const active = signal(0);
 
 export function ChangeList() {
   const isLive = link.value.connection === 'live';
+  /** Why there may be events that the page does not know. */
+  const problem = useSignal<string | undefined>('Loading…');
   // After an outage, some events are missing.
   useEffect(() => {
     request<RecentEvents>('GET', `${PATHS.recent}?limit=${LIMIT}`).then(
-      ({ events: older }) => addOlderEvents(older),
-      () => {},
+      ({ events: older }) => {
+        addOlderEvents(older);
+        problem.value = undefined;
+      },
+      (error: unknown) => {
+        problem.value = messageOf(error);
+      },
     );
   }, [isLive]);
   eventCount.value;
@@ -92,7 +106,7 @@ export function ChangeList() {
             </div>
           </div>
         }
-        empty="Nothing has changed since the registry started."
+        empty={<Untrusted text={problem.value ?? EMPTY[kind]} />}
         renderRow={(index, attributes, slot) => (
           <Row key={slot} event={list[index]!} index={index} attributes={attributes} />
         )}

@@ -29,6 +29,11 @@ export const pulse = signal(0);
 /** Incremented when there are new events. */
 export const eventCount = signal(0);
 export const link = signal<LinkState>({ connection: 'loading', heardAt: 0, skew: 0 });
+/** False until the page has read the list of VMs. */
+export const isFleetKnown = computed(() => {
+  const { connection, heardAt } = link.value;
+  return connection === 'live' || (connection === 'reconnecting' && heardAt > 0);
+});
 /** Undefined until the registry has answered. */
 export const session = signal<SessionStatus | undefined>(undefined);
 /** Wall clock of this machine, milliseconds since the epoch, once per second. */

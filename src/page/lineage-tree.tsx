@@ -2,7 +2,7 @@
 import { computed, signal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
 import { shellWord } from './fleet-filter.ts';
-import { pulse, rows, structure } from './fleet-store.ts';
+import { isFleetKnown, pulse, rows, structure } from './fleet-store.ts';
 import { hrefOf, hrefOfVm, route } from './hash-route.ts';
 import { vmsText } from './times.ts';
 import { type RowAttributes, VirtualList } from './virtual-list.tsx';
@@ -126,7 +126,7 @@ export function LineageTree() {
         prefix="tree"
         keyAt={(index) => list[index]?.id}
         onKey={onKey}
-        empty="No VM is registered."
+        empty={isFleetKnown.value ? 'No VM is registered.' : 'Loading…'}
         renderRow={(index, attributes, slot) => <Row key={slot} row={list[index]!} attributes={attributes} />}
       />
     </section>

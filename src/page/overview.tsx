@@ -3,7 +3,7 @@ import { computed, signal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
 import { type Activity, PATHS } from '../protocol/api.ts';
 import type { FleetRow } from './fleet-message.ts';
-import { type Counts, counts, link, rows, STATES, structure } from './fleet-store.ts';
+import { type Counts, counts, isFleetKnown, link, rows, STATES, structure } from './fleet-store.ts';
 import { hrefOf } from './hash-route.ts';
 import { HeatGrid } from './heat-grid.tsx';
 import { LinePlot } from './line-plot.tsx';
@@ -65,9 +65,15 @@ export function Overview() {
         <h2>
           VMs <span class="muted">one cell each</span>
         </h2>
-        {roles.length === 0 && link.value.connection !== 'loading' && (
+        {roles.length === 0 && (
           <p class="empty">
-            No VM is registered. Register one: <code>vreg register ID --role worker</code>
+            {isFleetKnown.value ? (
+              <>
+                No VM is registered. Register one: <code>vreg register ID --role worker</code>
+              </>
+            ) : (
+              'Loading…'
+            )}
           </p>
         )}
         {roles.map(([role, ofRole]) => (

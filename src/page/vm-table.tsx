@@ -5,7 +5,7 @@ import { ask } from './action-dialog.tsx';
 import { titleOf, VM_ACTIONS } from './action-plan.ts';
 import { FilterError, type FleetFilter, parseFleetFilter } from './fleet-filter.ts';
 import type { FleetRow } from './fleet-message.ts';
-import { clock, link, pulse, refusalOf, rows, structure } from './fleet-store.ts';
+import { clock, isFleetKnown, link, pulse, refusalOf, rows, structure } from './fleet-store.ts';
 import { hrefOf, hrefOfVm, route, setParams, tableHref } from './hash-route.ts';
 import { numberText, vmsText } from './times.ts';
 import { type RowAttributes, VirtualList } from './virtual-list.tsx';
@@ -186,7 +186,9 @@ export function VmTable() {
         onKey={onKey}
         header={<Header list={list} sortKey={key} isReversed={isReversed} toggle={toggle} />}
         empty={
-          rows.size === 0 ? (
+          !isFleetKnown.value ? (
+            'Loading…'
+          ) : rows.size === 0 ? (
             'No VM is registered.'
           ) : (
             <>

@@ -96,6 +96,15 @@ test('a log-in and a log-out that fail for a moment can be repeated', UNLESS_BRO
   await window.assertClean();
 });
 
+test('a page says that it waits for a registry that does not answer', UNLESS_BROWSER, async (t) => {
+  const { url } = await startDaemon(t);
+  const { page, assertClean } = await openWindow(browser, url);
+  await page.route('**/ui/session', () => {});
+  await page.goto(`${url}/`);
+  await page.getByText('Waiting for the registry', { exact: true }).waitFor();
+  await assertClean();
+});
+
 test(
   'a page whose worker is gone after an update of the registry follows the fleet alone',
   UNLESS_BROWSER,
