@@ -46,6 +46,8 @@ export type FleetMessage =
   /** Heartbeats: ids, and times in milliseconds since the epoch. */
   | { type: 'seen'; ids: readonly string[]; at: readonly number[] }
   | { type: 'events'; events: readonly VmEvent[] }
+  /** All events are obsolete: the registry was restored or copied, or another session has begun. */
+  | { type: 'other-history' }
   | ({ type: 'link' } & LinkState);
 
 /** Messages of a tab to the stream. */

@@ -52,6 +52,14 @@ export function events(): readonly VmEvent[] {
   return recentEvents;
 }
 
+const SIGNALS = {
+  reset: 'structure',
+  put: 'structure',
+  remove: 'structure',
+  seen: 'pulse',
+  events: 'events',
+  'other-history': 'events',
+} as const;
 const changed = { structure: false, pulse: false, events: false };
 let isScheduled = false;
 
@@ -82,10 +90,13 @@ export function applyMessage(message: FleetMessage): void {
         noteSign(id, message.at[index]!);
       });
       break;
+    case 'other-history':
+      recentEvents = [];
+      break;
     case 'events':
       recentEvents = mergeEvents(message.events.toReversed(), recentEvents, MAX_EVENTS);
   }
-  changed[message.type === 'seen' ? 'pulse' : message.type === 'events' ? 'events' : 'structure'] = true;
+  changed[SIGNALS[message.type]] = true;
   if (isScheduled) return;
   isScheduled = true;
   requestAnimationFrame(publish);

@@ -37,6 +37,9 @@ class LoggedOut extends Error {}
 /** The registry is reachable, and has refused a request. */
 class NotReady extends Error {}
 
+/** The registry was restored or copied since the page has read it. */
+class OtherHistory extends Error {}
+
 /** Why the requests of the previous session are aborted. */
 const RENEWED = new Error('another session has begun');
 
@@ -51,6 +54,8 @@ export class FleetStream {
   readonly #seen = new Map<string, number>();
   /** Oldest first. */
   #events: VmEvent[] = [];
+  /** Position of the last event or list. */
+  #position: string | undefined;
   #link: LinkState = { connection: 'loading', heardAt: 0, skew: 0 };
   #timer: ReturnType<typeof setTimeout> | undefined;
   #retry = FIRST_RETRY;
@@ -93,6 +98,7 @@ export class FleetStream {
         const isLoggedOut = error instanceof LoggedOut;
         // The next session may be that of another user.
         if (isLoggedOut) this.#replace([]);
+        if (error instanceof OtherHistory) this.#forgetHistory();
         // The text of a TypeError of fetch, which differs by browser, only says that there is no connection.
         const reason = error instanceof Error && !(error instanceof TypeError) ? error.message : undefined;
         this.#update({
@@ -117,7 +123,7 @@ export class FleetStream {
   /** Follows the fleet again, with the session that the browser has now, and forgets the fleet of the previous one. */
   renew(): void {
     this.#abort.abort(RENEWED);
-    this.#events = [];
+    this.#forgetHistory();
     this.#replace([]);
     this.#update({ connection: 'loading', reason: undefined });
     this.wake();
@@ -144,6 +150,7 @@ export class FleetStream {
   async #follow(): Promise<void> {
     const { rows, position } = await this.#readList();
     this.#replace(rows);
+    this.#position = position;
     const since = position === undefined ? '' : `&since=${encodeURIComponent(position)}`;
     const response = await this.#fetch(`${PATHS.events}?heartbeats=true${since}`);
     this.#retry = FIRST_RETRY;
@@ -153,7 +160,9 @@ export class FleetStream {
 
   async #readList(): Promise<{ rows: FleetRow[]; position: string | undefined }> {
     const rows: FleetRow[] = [];
-    let path: string | undefined = `${PATHS.vms}?include=liveness&limit=${PAGE_SIZE}`;
+    // A registry with another history refuses the position.
+    const known = this.#position === undefined ? '' : `&minPosition=${encodeURIComponent(this.#position)}`;
+    let path: string | undefined = `${PATHS.vms}?include=liveness&limit=${PAGE_SIZE}${known}`;
     let position: string | undefined;
     while (path !== undefined) {
       const response: Response = await this.#fetch(path);
@@ -183,6 +192,7 @@ export class FleetStream {
       this.#link = { ...this.#link, skew: Math.abs(skew) < 1500 ? 0 : skew };
     }
     if (response.status === 401) throw new LoggedOut('the session has ended');
+    if (response.status === 412) throw new OtherHistory('the registry has another history');
     if (response.ok) return response;
     const { error } = (await this.#unlessSilent(response.json()).catch(() => ({}))) as { error?: string };
     throw new NotReady(error ?? `the registry answered with ${response.status}`);
@@ -215,12 +225,20 @@ export class FleetStream {
     return answer.finally(() => clearTimeout(timer));
   }
 
-  #receive({ event: type, data }: EventSourceMessage): void {
+  /** The events of the page are not those of the registry. */
+  #forgetHistory(): void {
+    this.#position = undefined;
+    this.#events = [];
+    this.#send({ type: 'other-history' });
+  }
+
+  #receive({ event: type, data, id }: EventSourceMessage): void {
     // The data of heartbeats has no type.
     const event = { type, ...(JSON.parse(data) as object) } as StreamEvent;
     if (event.type === 'lagged') throw new Error('this browser reads too slowly');
     // The registry has another history, so the list is read again.
     if (event.type === 'reset') throw new Error('the registry has another history');
+    this.#position = id ?? this.#position;
     this.#apply(event);
     this.#schedule();
   }
