@@ -22,9 +22,12 @@ export function earlierSignOfLife(clock: Clock, lastSeen: number): LastSeen {
   return { lastSeen: now.lastSeen - age, heardAt: now.heardAt - age };
 }
 
-/** True if a sign of life that another replica has received is later than the last one that this replica knows. */
+/**
+ * True if a sign of life that another replica has received is later than the last one that this replica knows. The listening time
+ * stands still while heartbeats of other replicas are missing.
+ */
 export function isLater({ lastSeen, heardAt }: LastSeen, { seen, heardAt: before }: VmRecord): boolean {
-  return lastSeen - seen.lastSeen >= RESOLUTION && heardAt > before;
+  return lastSeen - seen.lastSeen >= RESOLUTION && heardAt >= before;
 }
 
 /** The last sign of life of a VM that another replica has changed. @param before the VM that this replica knows */

@@ -78,6 +78,29 @@ test('nothing expires during an outage of etcd, nor in the interval after it', o
   assert.deepEqual([live(a), live(b)], [[], []]);
 });
 
+test('nothing expires while etcd has no space for the heartbeats of another replica', options, async (t) => {
+  const { endpoints, etcdctl } = await startCluster(t, { members: 1, flags: ['--quota-backend-bytes=4194304'] });
+  const { time, a, b } = await pair(t, [endpoints, endpoints]);
+  await heard('vm-1', a, b);
+  for (let n = 0; (await etcdctl('alarm', 'list')) === ''; n++)
+    await etcdctl('put', `/filler/${n}`, 'x'.repeat(100_000)).catch(() => {});
+  const isMissing = ({ problems }: EtcdReplica) => problems.some((text) => /heartbeats of other replicas/.test(text));
+  await until('both to notice that heartbeats are missing', () => isMissing(a) && isMissing(b));
+  time.pass(10 * LEASE);
+  assert.deepEqual([live(a), live(b)], [['vm-1'], ['vm-1']]);
+  assert.deepEqual([a.store.replication.age(), b.store.replication.age()], [0, 0], 'changes do arrive');
+  await etcdctl('del', '--prefix', '/filler/');
+  const { header } = JSON.parse(await etcdctl('get', '/none', '-w', 'json')) as { header: { revision: number } };
+  await etcdctl('compact', String(header.revision));
+  await etcdctl('defrag');
+  await etcdctl('alarm', 'disarm');
+  await heard('vm-1', a, b);
+  await until('the lease to run again', () => {
+    time.pass(GRACE + LEASE);
+    return live(b).length === 0;
+  });
+});
+
 test('nothing expires in the interval after a replica has read the list again', options, async (t) => {
   const cluster = await startCluster(t, { members: 1 });
   const proxy = await cutProxy(t, cluster.endpoints[0]!);

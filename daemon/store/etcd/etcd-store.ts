@@ -87,6 +87,7 @@ export class EtcdStore implements Store {
   readonly #heartbeats: HeartbeatExchange;
   readonly #identities: IdentityExchange;
   readonly #lateNotes: LateNotes;
+  readonly #onProblem: (text: string) => void;
   readonly #onDeath: (reason: string) => void;
   /** Changes of this replica that have not arrived, by the id of their transaction, or the key of a removal without a note. */
   readonly #sent = new Map<string, Change>();
@@ -99,6 +100,8 @@ export class EtcdStore implements Store {
   #registryId = '';
   #inFlight = 0;
   #isCurrent = true;
+  /** The view is current, and heartbeats of all other replicas arrive. */
+  #hearsAll = true;
   #lists = 0;
   #isPruning = false;
   #isBackingUp = false;
@@ -110,13 +113,18 @@ export class EtcdStore implements Store {
   private constructor(client: EtcdClient, options: Omit<EtcdStoreOptions<unknown>, 'decode'>) {
     const { target, flushInterval, details, onProblem, onDeath, now } = options;
     this.#client = client;
+    this.#onProblem = onProblem;
     this.#keys = new EtcdKeys(target.prefix);
     this.#replica = kernelRandomHex(8);
     this.#writes = new OwnWrites(this.#replica);
     this.#onDeath = onDeath;
     this.#replicas = new Replicas(this.#keys);
     this.#informer = new Informer(client, this.#keys.state, { apply: (batch) => this.#receive(batch), onProblem });
-    this.#session = new ReplicaSession(client, { key: this.#keys.replica(this.#replica), details, onProblem });
+    this.#session = new ReplicaSession(client, {
+      key: this.#keys.replica(this.#replica),
+      details: { ...details, flush: flushInterval },
+      onProblem,
+    });
     this.#transactions = new Transactions(client, this.#session, this.#informer);
     this.#records = new RecordWriter(this.#transactions, this.#keys, this.#informer, () => ({
       key: this.#keys.flush(this.#replica),
@@ -469,10 +477,16 @@ export class EtcdStore implements Store {
     const lists = this.#informer.lists + this.#heartbeats.lists;
     const wasListed = lists !== this.#lists;
     this.#lists = lists;
-    const isCurrent = Math.max(this.#informer.age, this.#heartbeats.age) < MAX_AGE;
-    if (this.#isCurrent && (wasListed || !isCurrent)) follower.currencyChanged(false);
-    if (isCurrent && (wasListed || !this.#isCurrent)) follower.currencyChanged(true);
-    this.#isCurrent = isCurrent;
+    this.#isCurrent = Math.max(this.#informer.age, this.#heartbeats.age) < MAX_AGE;
+    const { missing } = this.#heartbeats;
+    const hearsAll = this.#isCurrent && missing.length === 0;
+    if (this.#hearsAll && (wasListed || !hearsAll)) follower.currencyChanged(false);
+    if (hearsAll && (wasListed || !this.#hearsAll)) follower.currencyChanged(true);
+    if (this.#hearsAll && missing.length > 0)
+      this.#onProblem(
+        `no VM becomes stale here, because heartbeats of other replicas are missing: ${missing.join(', ')}`,
+      );
+    this.#hearsAll = hearsAll;
     void this.#lateNotes.write();
     void this.#prune();
   }

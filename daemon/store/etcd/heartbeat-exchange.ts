@@ -19,6 +19,11 @@ const MAX_BYTES = 700_000;
 const ADOPT_AFTER = 90_000;
 /** Milliseconds between two checks for such replicas. */
 const ADOPT_INTERVAL = 10_000;
+/**
+ * Intervals without a flush of a running replica, after which its heartbeats are missing. With a flush per tenth of a lease, no VM has
+ * become stale by then, because its agent sends a heartbeat per third of a lease.
+ */
+const MISSED_FLUSHES = 3;
 /** Maximum number of silences to remember. */
 const MAX_SILENCES = 100;
 /** Name of the key with the time of the last flush. */
@@ -50,6 +55,8 @@ export class HeartbeatExchange {
   #heard: ((id: string, lastSeen: number) => void) | undefined;
   /** When the replicas that have written heartbeats were last seen with a session. */
   readonly #writers = new Map<string, number>();
+  /** When the last flush of each running replica has arrived, in monotonic milliseconds. */
+  readonly #arrivedAt = new Map<string, number>();
   /** Wall clock of the last flush of any replica. */
   #lastFlush = 0;
   #flushing: Promise<void> | undefined;
@@ -94,6 +101,26 @@ export class HeartbeatExchange {
     if (silences.length > recorded.length && now - this.#lastFlush > 2 * this.#options.interval)
       await this.#client.put(this.#keys.silences, JSON.stringify(silences.slice(-MAX_SILENCES)));
     return { seen, silences };
+  }
+
+  /**
+   * Running replicas whose heartbeats do not arrive, although the watch works: etcd has no space for them, for example. A replica that
+   * has died counts until its session has ended.
+   */
+  get missing(): string[] {
+    const { replicas, replica: self, interval } = this.#options;
+    const now = performance.now();
+    for (const replica of this.#arrivedAt.keys()) if (!replicas.has(replica)) this.#arrivedAt.delete(replica);
+    const missing: string[] = [];
+    for (const { replica, details } of replicas.all) {
+      if (replica === self) continue;
+      const arrivedAt = this.#arrivedAt.get(replica);
+      // Replicas may have different intervals, for example while they are restarted with another one.
+      const { flush = interval } = details as { flush?: number };
+      if (arrivedAt === undefined) this.#arrivedAt.set(replica, now);
+      else if (now - arrivedAt > MISSED_FLUSHES * flush) missing.push(replica);
+    }
+    return missing;
   }
 
   follow(heard: (id: string, lastSeen: number) => void): void {
@@ -192,8 +219,10 @@ export class HeartbeatExchange {
         continue;
       }
       if (!this.#writers.has(replica)) this.#writers.set(replica, this.#now());
-      if (name === LAST_FLUSH) this.#lastFlush = Math.max(this.#lastFlush, Number(kv.value.toString()));
-      else for (const { hash, lastSeen } of decodeShard(kv.value)) this.#notify(hash, lastSeen);
+      if (name === LAST_FLUSH) {
+        this.#arrivedAt.set(replica, performance.now());
+        this.#lastFlush = Math.max(this.#lastFlush, Number(kv.value.toString()));
+      } else for (const { hash, lastSeen } of decodeShard(kv.value)) this.#notify(hash, lastSeen);
     }
   }
 
