@@ -39,7 +39,9 @@ const list: Tool = {
       ...(selector === undefined ? {} : { selector: [selector as string] }),
       ...(stale === true ? { stale } : {}),
     });
-    const filters = { role, status, stale: stale || undefined, selector };
+    // Only running VMs are stale, and the status running excludes them, so a list with one of these filters is empty with both.
+    const state = status ?? (stale || undefined);
+    const filters = { role, status: state, stale: state, selector };
     return vmsAnswer(vms, call, { narrower: unusedOf(filters).join(', ') || 'another selector' });
   },
 };

@@ -155,6 +155,7 @@ test('a result contains at most 50 VMs and says how to narrow the others', async
   const client = await startMcp(t, { url });
   for (const [name, args, narrower] of [
     ['registry_list', {}, 'role, status, stale, selector'],
+    ['registry_list', { status: 'running' }, 'role, selector'],
     ['registry_discover', { role: 'worker' }, 'service'],
   ] as const) {
     const { content, structuredContent } = await client.call(name, args);
