@@ -128,7 +128,10 @@ export function toEtcdError(error: unknown, endpoint: string, isWrite: boolean):
 function shorten(text: string): string {
   return text
     .replace(/^No connection established\. Last error: (Error: )?/, '')
-    .replace(/[,.]?\s*(LB pick|metadata filters|Waiting for|remote_addr|Resolution note).*$/s, '')
+    .replace(
+      /[,.]?\s*(LB pick|metadata filters|name resolution:|time to current attempt|Waiting for|remote_addr|Resolution note).*$/s,
+      '',
+    )
     .replace(/\s+/g, ' ')
     .slice(0, 300);
 }

@@ -59,12 +59,18 @@ test('a write that no connection has taken was certainly not executed', () => {
 });
 
 test('an error names the member and omits the internal state of gRPC', () => {
-  const details = 'Deadline exceeded after 1.500s,LB pick: 0.001s,remote_addr=127.0.0.1:2379';
-  const error = toEtcdError({ code: 4, details, message: `4 DEADLINE_EXCEEDED: ${details}` }, 'a:2379', true);
-  assert.deepEqual(
-    [error.message, error.endpoint, error.isTimeout, error.grpcCode],
-    ['a:2379: Deadline exceeded after 1.500s', 'a:2379', true, 4],
-  );
+  for (const state of [
+    'LB pick: 0.001s,remote_addr=127.0.0.1:2379',
+    'name resolution: 0.008s,time to current attempt start: 0.001s',
+    'time to current attempt start: 0.001s,LB pick: 0.001s',
+  ]) {
+    const details = `Deadline exceeded after 1.500s,${state}`;
+    const error = toEtcdError({ code: 4, details, message: `4 DEADLINE_EXCEEDED: ${details}` }, 'a:2379', true);
+    assert.deepEqual(
+      [error.message, error.endpoint, error.isTimeout, error.grpcCode],
+      ['a:2379: Deadline exceeded after 1.500s', 'a:2379', true, 4],
+    );
+  }
 });
 
 test('an error of the connection is the one of the system', () => {
