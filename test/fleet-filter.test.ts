@@ -19,7 +19,7 @@ const FLEET = [
   aVm({ id: 'w1', name: 'blue worker', parentId: 'i1', metadata: { task: 'x', n: 1, draft: true } }),
   aVm({ id: 'w2', name: 'red "worker"', status: 'paused', metadata: { task: 'y', role: 'extra' } }),
   aVm({ id: 'w3', name: 'old', parentId: 'i1', registeredBy: 'boot', metadata: { deep: { a: [1] } } }),
-  aVm({ id: 'g1', name: 'image', role: 'golden', status: 'stopped', metadata: { task: "it's" } }),
+  aVm({ id: 'g1', name: 'image', role: 'golden', status: 'stopped', metadata: { task: "it's", formula: '=y' } }),
 ];
 
 /** Ids that a filter matches, of which w3 is stale and was last seen an hour ago. */
@@ -52,6 +52,8 @@ const CASES: readonly [filter: string, ids: string][] = [
   ['task:*', 'w1 w2 g1'],
   ['-task:*', 'i1 w3'],
   ["task:it's", 'g1'],
+  ['formula:=y', 'g1'],
+  ['-formula:=y', 'i1 w1 w2 w3'],
   ['n:1', 'w1'],
   ['draft:true', 'w1'],
   ['deep:{"a":[1]}', ''],
@@ -114,6 +116,39 @@ test('filters that flags of vreg ls can express become flags, and others become 
   assert.equal(command('status:paused,stopped'), 'vreg ls --status paused,stopped');
   assert.equal(command('live:live'), `vreg ls -o json | jq 'map(select(.live == "live"))'`);
   assert.equal(command('seen>5m role:worker'), "vreg ls --role worker -o json | jq 'map(select(.ageSeconds > 300))'");
+});
+
+test('jq ignores case and escapes texts like the page, also outside ASCII', unless('jq'), () => {
+  const names = ['Ärger', 'ärger', 'İstanbul', 'ΣΑΣ', 'σας', 'ß', 'ss', '\u212a', 'ü(', 'ü.', 'üx', '😀 A', '日本'];
+  const time = new Date(NOW).toISOString();
+  const rows = names.map((name): Vm => ({ ...aVm({ id: name, name }), registeredAt: time, lastSeen: time }));
+  for (const text of ['Ä', 'ÄRGER', 'i', 'İ', 'ς', 'Σας', 'SS', 'ß', 'k', 'ü(', 'Ü.', '"😀 a"', '日', 'r']) {
+    const { matches, command } = parseFleetFilter(`name:${text}`);
+    const wanted = rows.filter((vm) => matches({ vm, state: 'live', seen: NOW }, NOW));
+    const script = `vreg() { cat; }; ${command}`;
+    const output = execFileSync('sh', ['-c', script], { input: JSON.stringify(rows), encoding: 'utf8' });
+    assert.deepEqual(
+      (JSON.parse(output) as { id: string }[]).map(({ id }) => id),
+      wanted.map(({ id }) => id),
+      text,
+    );
+  }
+  const { matches } = parseFleetFilter('name:ÄR');
+  assert.ok(matches({ vm: rows[1]!, state: 'live', seen: NOW }, NOW));
+});
+
+test('a command compares ages by the clock of the registry', unless('jq'), () => {
+  const vm = {
+    ...FLEET[0]!,
+    registeredAt: '2001-01-01T00:00:00.500Z',
+    lastSeen: '2001-01-01T00:01:00.500Z',
+    ageSeconds: 30,
+  };
+  const count = (text: string) => {
+    const script = `vreg() { cat; }; ${parseFleetFilter(text).command}`;
+    return JSON.parse(execFileSync('sh', ['-c', script], { input: JSON.stringify([vm]), encoding: 'utf8' })).length;
+  };
+  assert.deepEqual(['registered<2m', 'registered>1m', 'registered>2m'].map(count), [1, 1, 0]);
 });
 
 test('the command of each filter prints the VMs that the filter matches', unless('jq'), async (t) => {

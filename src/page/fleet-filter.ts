@@ -139,7 +139,8 @@ const TIMES: Readonly<Record<string, { of(row: Filterable): number; jq: string }
   seen: { of: ({ seen }) => seen, jq: '.ageSeconds' },
   registered: {
     of: ({ vm }) => Date.parse(vm.registeredAt),
-    jq: '(now - (.registeredAt | sub("\\\\.\\\\d+"; "") | fromdate))',
+    // All three are times of the registry, whose clock may differ from that of jq.
+    jq: `(${jqSeconds('.lastSeen')} + .ageSeconds - ${jqSeconds('.registeredAt')})`,
   },
 };
 
@@ -157,8 +158,8 @@ function plainCondition(term: Term): Condition {
   if (Object.hasOwn(CHOICES, key)) return choiceCondition(term);
   if (Object.hasOwn(TEXTS, key)) {
     const field = key as keyof typeof TEXTS;
-    const text = value.toLowerCase();
-    return { matches: ({ vm }) => contains(TEXTS[field](vm), text), jq: jqContains(JQ_TEXTS[field], value) };
+    const pattern = patternOf(value);
+    return { matches: ({ vm }) => pattern.test(TEXTS[field](vm)), jq: jqContains(JQ_TEXTS[field], value) };
   }
   if (key === 'parent') return { matches: ({ vm }) => vm.parentId === value, jq: `.parentId == ${json(value)}` };
   if (key === 'service') {
@@ -172,15 +173,24 @@ function plainCondition(term: Term): Condition {
   return metadataCondition(metaKey, value);
 }
 
-function contains(text: string, part: string): boolean {
-  return text.toLowerCase().includes(part);
+/**
+ * Matches texts that contain a value, without regard to case. JavaScript and jq match the same texts, because the pattern lists
+ * both cases of each letter: jq cannot change the case of letters outside ASCII.
+ */
+function patternOf(value: string): RegExp {
+  const characters = Array.from(value, (character) => {
+    const cases = new Set([character, character.toLowerCase(), character.toUpperCase()]);
+    const single = [...cases].filter((each) => Array.from(each).length === 1);
+    return single.length > 1 ? `[${single.join('')}]` : character.replace(/[\\^$.*+?()[\]{}|]/, '\\$&');
+  });
+  return new RegExp(characters.join(''), 'u');
 }
 
 function bareWord(value: string): Condition {
-  const text = value.toLowerCase();
+  const pattern = patternOf(value);
   const fields = ['id', 'name', 'address'] as const;
   return {
-    matches: ({ vm }) => fields.some((field) => contains(vm[field], text)),
+    matches: ({ vm }) => fields.some((field) => pattern.test(vm[field])),
     jq: `(${fields.map((field) => jqContains(JQ_TEXTS[field], value)).join(' or ')})`,
   };
 }
@@ -252,7 +262,8 @@ function metadataCondition(key: string, value: string): Condition {
       const found = row.vm.metadata![key];
       return typeof found === 'string' ? found === value : JSON.stringify(found) === value;
     },
-    ...(isSelector && { flags: selectorFlag(`${key}=${value}`) }),
+    // A value that begins with = would otherwise be a part of the operator.
+    ...(isSelector && { flags: selectorFlag(`${key}${value.startsWith('=') ? '==' : '='}${value}`) }),
     jq: `((${path} | if type == "string" then . else tojson end) == ${json(value)} and ((.metadata // {}) | has(${json(key)})))`,
   };
 }
@@ -276,7 +287,13 @@ function json(value: string): string {
   return JSON.stringify(value);
 }
 
+/** Time of a field in whole seconds since the epoch. */
+function jqSeconds(path: string): string {
+  return `(${path} | sub("\\\\.\\\\d+"; "") | fromdate)`;
+}
+
 function jqContains(path: string, value: string): string {
+  if (/[^\x00-\x7f]/.test(value)) return `(${path} | test(${json(patternOf(value).source)}))`;
   return `(${path} | ascii_downcase | contains(${json(value.toLowerCase())}))`;
 }
 
