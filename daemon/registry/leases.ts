@@ -34,7 +34,7 @@ export class Leases {
   /** Stale VMs, in no particular order. */
   readonly #stale = new LeaseQueue();
   /** Elements of {@link #fresh} that may not be in their place yet. */
-  readonly #added: VmRecord[] = [];
+  readonly #added = new Set<VmRecord>();
   /** The earliest start of a lease among them. */
   #addedFrom = Number.POSITIVE_INFINITY;
   readonly #lease: number;
@@ -79,6 +79,7 @@ export class Leases {
   replace(entry: VmRecord, before: VmRecord): void {
     if (before.isSuspect) entry.markSuspect(before.leaseFrom);
     before.queue?.replace(before, entry);
+    if (this.#added.delete(before)) this.#added.add(entry);
   }
 
   /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. */
@@ -86,7 +87,7 @@ export class Leases {
     const queue = this.#queueAt(entry, horizon);
     queue.push(entry);
     if (queue === this.#stale) return;
-    this.#added.push(entry);
+    this.#added.add(entry);
     this.#addedFrom = Math.min(this.#addedFrom, entry.leaseFrom);
   }
 
@@ -104,7 +105,9 @@ export class Leases {
   sort(): void {
     this.#addedFrom = Number.POSITIVE_INFINITY;
     let next = this.#fresh.first;
-    for (const entry of inOrder(this.#added.splice(0))) {
+    const added = inOrder(this.#added);
+    this.#added.clear();
+    for (const entry of added) {
       // A sweep may have found its lease expired in the meantime.
       if (entry.queue !== this.#fresh) continue;
       while (next && next.leaseFrom <= entry.leaseFrom) next = next.next;

@@ -70,6 +70,16 @@ test('added VMs take their places in the order of their last signs of life, also
   }
 });
 
+test('an added VM that changes before all are added takes its place in the order', () => {
+  const leases = new Leases(1000);
+  const [a, added, changed] = [entry('a', 20), entry('b', 10), entry('b', 10)];
+  leases.load([a], 0);
+  leases.add(added, 0);
+  leases.replace(changed, added);
+  leases.sort();
+  assert.equal(ids(staleAt(leases, 15)), 'b');
+});
+
 test('an entry that replaces another without a sign of life keeps its place, and a stale VM stays stale', () => {
   const leases = new Leases(1000);
   const [a, changed, changedAgain] = [entry('a', 10), entry('a', 10), entry('a', 10)];
