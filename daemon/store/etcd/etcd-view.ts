@@ -109,13 +109,7 @@ export class NoteRing {
     this.#missing.add(revision);
   }
 
-  /** Adds the note of a removal that was missing. */
-  addLate(note: Note): void {
-    this.add(note);
-    this.sort();
-  }
-
-  /** Restores the order after the first list, which is in the order of the keys. */
+  /** Restores the order after a list, which is in the order of the keys, and after notes that were written late. */
   sort(): void {
     const notes = [...this.#notes.values()].sort(
       (a, b) => Number(a.moved === undefined) - Number(b.moved === undefined) || revisionOf(a) - revisionOf(b),

@@ -72,6 +72,7 @@ export class ViewChanges {
     let vm: { id: string; stored: StoredVm | undefined } | undefined;
     let write: string | undefined;
     let note: NoteHead | undefined;
+    const late: Note[] = [];
     const records: RecordChange[] = [];
     const answered: string[] = [];
     for (const event of events) {
@@ -81,11 +82,10 @@ export class ViewChanges {
       else if (parsed.type === 'journal') {
         if (kv) {
           const added = readNote(kv);
+          this.#notes.add(added);
           write = added.w;
-          if (added.revision === revision) {
-            this.#notes.add(added);
-            note = added;
-          } else this.#addLate(added);
+          if (added.revision === revision) note = added;
+          else late.push(added);
         } else this.#notes.delete(key);
       } else if (parsed.type === 'record') records.push(this.#recordOf(parsed.record, event));
       else if (parsed.type === 'replica') {
@@ -102,16 +102,13 @@ export class ViewChanges {
       else this.#heartbeats.deleteVm(vm.id);
     }
     if (note || vm) this.#arrive({ revision, vm, note });
+    if (late.length > 0) this.#notes.sort();
+    // Removals that have arrived without a note: a replica that has started since then learns their positions.
+    for (const each of late) this.#arrive({ revision: each.revision, vm: undefined, note: { ...each, id: '' } });
     if (records.length > 0 && !(write !== undefined && this.#writes.isOwn(write)))
       this.#follower.recordsArrived(records);
     if (write !== undefined) this.#writes.arrived(write);
     for (const key of answered) this.#identities.answered(key);
-  }
-
-  /** Adds the note of a removal that has arrived without one: a replica that has started since then learns its position. */
-  #addLate(note: Note): void {
-    this.#notes.addLate(note);
-    this.#arrive({ revision: note.revision, vm: undefined, note: { ...note, id: '' } });
   }
 
   /** Another replica has received a heartbeat of a VM whose identity this one knows. */
