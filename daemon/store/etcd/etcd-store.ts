@@ -487,7 +487,7 @@ export class EtcdStore implements Store {
         `no VM becomes stale here, because heartbeats of other replicas are missing: ${missing.join(', ')}`,
       );
     this.#hearsAll = hearsAll;
-    void this.#lateNotes.write();
+    this.#lateNotes.check();
     void this.#prune();
   }
 

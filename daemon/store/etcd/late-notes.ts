@@ -18,16 +18,18 @@ const MAX_NOTES = 50;
 const INTERVAL = 1000;
 
 export class LateNotes {
-  readonly #transactions: Transactions;
+  readonly #transactions: Pick<Transactions, 'commit'>;
   readonly #keys: EtcdKeys;
   readonly #writes: OwnWrites;
   readonly #now: () => number;
   /** Oldest removal first. An attempt with an unknown outcome is repeated with the same keys and values. */
   readonly #notes: Op[] = [];
+  /** When the last attempt ended, in monotonic milliseconds. */
   #triedAt = Number.NEGATIVE_INFINITY;
+  #writing: Promise<void> | undefined;
 
   constructor(
-    transactions: Transactions,
+    transactions: Pick<Transactions, 'commit'>,
     keys: EtcdKeys,
     writes: OwnWrites,
     now: () => number = () => performance.now(),
@@ -48,20 +50,29 @@ export class LateNotes {
     this.#notes.push({ type: 'put', key: this.#keys.journal(id, w), value });
   }
 
-  /** Writes the notes, at most once per interval. Never fails: they remain if etcd has no space or does not respond. */
-  async write(): Promise<void> {
-    if (this.#now() - this.#triedAt < INTERVAL) return;
+  /** Starts to write the notes, at most once per interval. */
+  check(): void {
+    if (this.#now() - this.#triedAt >= INTERVAL) void this.write();
+  }
+
+  /** Writes the notes. Never fails: they remain if etcd has no space or does not respond. */
+  write(): Promise<void> {
+    this.#writing ??= this.#write().finally(() => {
+      this.#triedAt = this.#now();
+      this.#writing = undefined;
+    });
+    return this.#writing;
+  }
+
+  async #write(): Promise<void> {
     try {
       while (this.#notes.length > 0) {
-        this.#triedAt = Number.POSITIVE_INFINITY;
         const success = this.#notes.slice(0, MAX_NOTES);
         await this.#transactions.commit({ compares: [], success });
         this.#notes.splice(0, success.length);
       }
     } catch (error) {
       if (!(error instanceof EtcdError)) throw error;
-    } finally {
-      this.#triedAt = this.#now();
     }
   }
 }
