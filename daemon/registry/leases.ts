@@ -82,13 +82,14 @@ export class Leases {
     if (this.#added.delete(before)) this.#added.add(entry);
   }
 
-  /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. */
-  add(entry: VmRecord, horizon: number): void {
+  /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. @returns true if it is stale */
+  add(entry: VmRecord, horizon: number): boolean {
     const queue = this.#queueAt(entry, horizon);
     queue.push(entry);
-    if (queue === this.#stale) return;
+    if (queue === this.#stale) return true;
     this.#added.add(entry);
     this.#addedFrom = Math.min(this.#addedFrom, entry.leaseFrom);
+    return false;
   }
 
   /** True if the VM was stale at the last sweep, or when it was added. */

@@ -133,12 +133,12 @@ export class LivenessTracker {
     return until === undefined ? 0 : Math.max(1, Math.ceil((until - this.#clock.listening()) / 1000));
   }
 
-  /** Adds an imported VM. Call {@link sort} after the last one. */
-  add(entry: VmRecord): void {
-    this.#leases.add(entry, this.#clock.listening() - this.#lease);
+  /** Adds an imported VM. Call {@link sort} after the last one. @returns true if it is stale */
+  add(entry: VmRecord): boolean {
+    return this.#leases.add(entry, this.#clock.listening() - this.#lease);
   }
 
-  /** Notifies subscribers of an imported VM that was stale from the start. @param position of the change that has added it */
+  /** Notifies subscribers of an imported VM that was stale when it was added. @param position of the change that has added it */
   notifyIfStale(entry: VmRecord, position: Position): void {
     if (this.#leases.isStale(entry) && entry.status === 'running')
       this.#events.add('stale', entry, { position, at: this.#clock.now() });

@@ -116,11 +116,11 @@ export class VmImport {
       records: [],
       apply: (position) => {
         index.put(entry);
-        liveness.add(entry);
+        const wasStale = liveness.add(entry);
         return () => {
           events.add(type, entry, { position, at, by });
           // With several replicas, the VM may have been changed or removed since it became visible.
-          const current = index.get(entry.id);
+          const current = wasStale ? index.get(entry.id) : undefined;
           if (current) liveness.notifyIfStale(current, position);
         };
       },

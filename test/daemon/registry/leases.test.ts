@@ -56,7 +56,7 @@ test('added VMs take their places in the order of their last signs of life, also
     const all = times.map((heardAt, n) => entry(String.fromCharCode(97 + n), heardAt));
     leases.load(all.slice(0, 5), 0);
     for (const each of all.slice(5)) {
-      leases.add(each, 3);
+      assert.equal(leases.add(each, 3), each.heardAt < 3);
       assert.equal(leases.isStale(each), each.heardAt < 3);
     }
     if (run % 2) staleAt(leases, random.below(10));

@@ -443,6 +443,17 @@ test('an imported VM that is changed, removed or heard before its registration a
   assert.deepEqual(a.registry.counts, { vms: 0, live: 0, stale: 0, suspect: 0 });
 });
 
+test('an imported VM becomes stale once if its lease ends before its registration arrives', async () => {
+  const { a, deliver, pass } = setUp();
+  const forEach = async <T>(items: readonly T[], act: (item: T) => void) => items.forEach(act);
+  pass(LEASE);
+  const lastSeen = new Date(a.clock.now() - LEASE + 1000).toISOString();
+  await a.registry.import([{ ...aVm(), lastSeen }], { forEach });
+  pass(2000);
+  deliver();
+  assert.deepEqual(a.events.map((event) => event.split(' ')[0]).sort(), ['registered', 'stale']);
+});
+
 type Step =
   | { do: 'register'; id: string; status: Status; on: number; name: string }
   | { do: 'replace'; id: string; status: Status; on: number; name: string }
