@@ -32,7 +32,7 @@ export interface Route {
   listBody?: number;
   /** Receives heartbeats, which are not changes and therefore not audited. */
   isHeartbeat?: true;
-  /** The response concerns all VMs, so the handler refuses restricted tokens. */
+  /** The route concerns all VMs, so the handler refuses tokens whose restriction applies. */
   isFleetWide?: true;
   /** The route exists only for clients that prefer HTML, such as browsers. */
   prefersHtml?: true;

@@ -29,7 +29,7 @@ export interface Details {
   headers?: readonly HeaderName[];
   /** Headers of the request besides those of all operations. */
   requestHeaders?: Readonly<Record<string, Parameter>>;
-  /** Errors besides those of all operations. */
+  /** Errors besides those of all operations, and of those with the same method or parameters. */
   errors?: readonly ErrorCode[];
   /** The route is one of the original registry (vers-agent-services). */
   isCompatible?: true;
@@ -109,33 +109,28 @@ const PAGE_HEADERS: readonly HeaderName[] = [
   'cross-origin-resource-policy',
 ];
 const PLAIN = { 'text/plain': 'ok' };
-const CHANGE: readonly ErrorCode[] = [
-  'TOO_LARGE',
-  'UNSUPPORTED_MEDIA_TYPE',
-  'BUSY',
-  'STORE_FAILED',
-  'OUTCOME_UNKNOWN',
-  'STORE_FULL',
-];
+const CHANGE: readonly ErrorCode[] = ['BUSY', 'STORE_FAILED', 'OUTCOME_UNKNOWN', 'STORE_FULL'];
 const ENTRY: readonly HeaderName[] = ['etag', 'x-vreg-position'];
 const LIST: readonly HeaderName[] = ['etag', 'x-vreg-position', 'x-vreg-warming'];
 const POSITION: readonly HeaderName[] = ['x-vreg-position'];
 const LINEAGE: readonly HeaderName[] = ['x-vreg-position', 'x-vreg-warming'];
 /** Errors of a probe with ?verbose. */
-const PROBE: readonly ErrorCode[] = ['INVALID', 'UNAUTHORIZED', 'TOO_MANY_REQUESTS'];
+const PROBE: readonly ErrorCode[] = ['UNAUTHORIZED', 'TOO_MANY_REQUESTS'];
+/** The position is for ?verbose. */
+const PROBE_HEADERS: readonly HeaderName[] = ['x-vreg-position', 'retry-after'];
 const MISSING: readonly ErrorCode[] = ['NOT_FOUND'];
 
 export const DETAILS: Readonly<Record<OperationName, Details>> = {
   'GET /health': { answers: { 200: 'Health' }, isCompatible: true },
   'GET /livez': {
     answers: { 200: PLAIN, 503: PLAIN },
-    headers: ['retry-after'],
+    headers: PROBE_HEADERS,
     errors: PROBE,
     description: 'Answers 503 only if the store is dead.',
   },
   'GET /readyz': {
     answers: { 200: PLAIN, 503: PLAIN },
-    headers: ['retry-after'],
+    headers: PROBE_HEADERS,
     errors: PROBE,
     description: 'ok, warming, degraded or copied with 200; loading, draining or unreadable with 503.',
   },
@@ -186,14 +181,13 @@ export const DETAILS: Readonly<Record<OperationName, Details>> = {
     body: 'AgentHeartbeat',
     answers: { 200: 'Heartbeat' },
     headers: POSITION,
-    errors: [...MISSING, 'IDENTITY_CONFLICT', 'TOO_LARGE'],
+    errors: [...MISSING, 'IDENTITY_CONFLICT'],
     isCompatible: true,
     description: 'The body is optional. The response to a plain heartbeat has no position.',
   },
   'POST /registry/heartbeats': {
     body: 'HeartbeatIds',
     answers: { 200: 'Heartbeats' },
-    errors: ['TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'],
   },
   'POST /registry/import': { body: 'Import', answers: { 200: 'Imported' }, headers: POSITION, errors: CHANGE },
   'GET /registry/vms/:id/history': {
@@ -254,8 +248,8 @@ export const DETAILS: Readonly<Record<OperationName, Details>> = {
     requestHeaders: ENCODINGS,
     answers: { 200: PAGE },
     headers: PAGE_HEADERS,
-    errors: MISSING,
-    description: 'Answers 404 unless Accept prefers text/html.',
+    errors: [...MISSING, 'UNAUTHORIZED', 'TOO_MANY_REQUESTS'],
+    description: 'Exists for clients whose Accept prefers text/html. Others get 404, or 401 without a token.',
   },
   'GET /ui': { answers: { 308: '' }, headers: ['location'] },
   'GET /ui/': { requestHeaders: ENCODINGS, answers: { 200: PAGE }, headers: PAGE_HEADERS },
@@ -275,10 +269,10 @@ export const DETAILS: Readonly<Record<OperationName, Details>> = {
     body: 'LogIn',
     answers: { 200: 'Session' },
     headers: ['set-cookie'],
-    errors: ['INVALID', 'UNAUTHORIZED', 'TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE', 'TOO_MANY_REQUESTS'],
+    errors: ['UNAUTHORIZED', 'TOO_MANY_REQUESTS'],
   },
-  'GET /ui/session': { answers: { 200: 'Session' } },
-  'DELETE /ui/session': { answers: { 200: 'Session' }, headers: ['set-cookie'] },
+  'GET /ui/session': { answers: { 200: 'Session' }, errors: ['TOO_MANY_REQUESTS'] },
+  'DELETE /ui/session': { answers: { 200: 'Session' }, headers: ['set-cookie'], errors: ['TOO_MANY_REQUESTS'] },
   'GET /registry/whoami': { answers: { 200: 'Whoami' }, headers: POSITION },
   'GET /registry/tokens': { answers: { 200: 'Tokens' }, headers: POSITION },
   'POST /registry/tokens': {
@@ -351,8 +345,12 @@ export const ERROR_EXAMPLES: Readonly<Partial<Record<ErrorCode, ErrorDetails & {
   STORE_FULL: { message: 'the disk of the registry is full: nothing was changed', retryAfter: 5 },
 };
 
-/** Errors of every operation: a registry without a token refuses foreign pages and hosts, and one that is loading all requests. */
+/**
+ * Errors of every operation: a broken query is refused, a registry without a token refuses foreign pages and hosts, and one that
+ * is loading refuses all requests.
+ */
 export const OPEN_ERRORS: readonly ErrorCode[] = [
+  'INVALID',
   'FORBIDDEN',
   'REQUEST_TIMEOUT',
   'HEADERS_TOO_LARGE',
@@ -360,7 +358,7 @@ export const OPEN_ERRORS: readonly ErrorCode[] = [
   'BUSY',
 ];
 /** Errors of every operation that requires a token. */
-export const COMMON_ERRORS: readonly ErrorCode[] = [...OPEN_ERRORS, 'INVALID', 'UNAUTHORIZED', 'TOO_MANY_REQUESTS'];
+export const COMMON_ERRORS: readonly ErrorCode[] = [...OPEN_ERRORS, 'UNAUTHORIZED', 'TOO_MANY_REQUESTS'];
 
 /** Headers of every response; those of vreg are sent to clients that send X-Vreg-Client: 1. */
 export const COMMON_HEADERS = ['x-request-id', 'x-vreg-version', 'x-vreg-registry-id', 'x-vreg-lease-ms'] as const;

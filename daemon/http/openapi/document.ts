@@ -29,6 +29,7 @@ interface DescribedRoute {
   readonly query: readonly string[];
   readonly access: Scope | 'any' | 'open';
   readonly enrols?: true;
+  readonly readsBody?: unknown;
   readonly isFleetWide?: true;
 }
 
@@ -55,12 +56,13 @@ export class OpenApi {
     this.#cookie = cookie;
   }
 
-  /** The document with the routes that a token permits. @param isRestricted the token reads only some VMs */
+  /** The document with the routes that a token permits. @param isRestricted the token is for some VMs only */
   of(scope: Scope, isRestricted: boolean): OpenApiDocument {
     const key = isRestricted ? `${scope}, restricted` : scope;
     let document = this.#documents.get(key);
     if (document === undefined) {
-      const routes = this.#routes.filter(isPermitted(scope)).filter((route) => !isRestricted || !route.isFleetWide);
+      const isHidden = isRestricted ? isHiddenFrom(scope) : () => false;
+      const routes = this.#routes.filter(isPermitted(scope)).filter((route) => !isHidden(route));
       const json = JSON.stringify(describe(routes, this.#version, this.#cookie));
       document = { json, etag: createHash('sha256').update(json).digest('hex').slice(0, TAG_LENGTH) };
       this.#documents.set(key, document);
@@ -72,6 +74,11 @@ export class OpenApi {
 function isPermitted(scope: Scope): (route: DescribedRoute) => boolean {
   return ({ access, enrols }) =>
     access === 'any' || access === 'open' || mayDo(scope, access) || (enrols === true && scope === 'enrol');
+}
+
+/** The restriction of a token applies to its reads only if it cannot do anything else. */
+function isHiddenFrom(scope: Scope): (route: DescribedRoute) => boolean {
+  return ({ access, isFleetWide }) => isFleetWide === true && (access !== 'read' || scope === 'read');
 }
 
 function describe(routes: readonly DescribedRoute[], version: string, cookie: string): Schema {
@@ -122,15 +129,15 @@ function describe(routes: readonly DescribedRoute[], version: string, cookie: st
   };
 }
 
-function operation({ method, path, query, access }: DescribedRoute): Schema {
+function operation(route: DescribedRoute): Schema {
+  const { method, path, query, access } = route;
   const name = `${method} ${path}` as OperationName;
   const details = DETAILS[name];
   const summary = OPERATIONS[name];
   const scope = access === 'any' ? 'a token with any scope' : `a token with the scope ${access}`;
   const need = access === 'open' ? 'Requires no token.' : `Requires ${scope}.`;
   const common = access === 'open' ? OPEN_ERRORS : COMMON_ERRORS;
-  const inPath: ErrorCode[] = path.includes(':') ? ['URI_TOO_LONG'] : [];
-  const statuses = [...common, ...inPath, ...(details.errors ?? [])].map((code) => ERRORS[code].status);
+  const statuses = [...common, ...errorsOfRequest(route), ...(details.errors ?? [])].map((code) => ERRORS[code].status);
   // The answers of a probe include a 503 of its own.
   const errors = statuses.filter((status) => details.answers[status] === undefined);
   const headersOfSuccess = [...COMMON_HEADERS, ...(method === 'GET' ? GET_HEADERS : []), ...(details.headers ?? [])];
@@ -166,6 +173,17 @@ function operation({ method, path, query, access }: DescribedRoute): Schema {
       ...Object.fromEntries(errors.map((status) => [status, { $ref: responseOf(status) }])),
     },
   };
+}
+
+/** Errors of the parts of a request, as the pipeline checks them. */
+function errorsOfRequest({ method, path, query, readsBody }: DescribedRoute): ErrorCode[] {
+  return [
+    ...(path.includes(':') ? (['URI_TOO_LONG'] as const) : []),
+    ...(query.includes('minPosition') ? (['PRECONDITION_FAILED', 'STORE_FAILED'] as const) : []),
+    ...(method === 'GET' ? [] : (['TOO_LARGE'] as const)),
+    // A body that a route can ignore may have any type.
+    ...(method === 'GET' || method === 'DELETE' || readsBody ? [] : (['UNSUPPORTED_MEDIA_TYPE'] as const)),
+  ];
 }
 
 /** `GET /registry/vms/:id/why` is `getVmsIdWhy`, and `GET /ui/` is `getUiPage`, unlike `GET /ui`. */

@@ -104,6 +104,8 @@ const QUERIES: Readonly<Record<string, string>> = {
   'DELETE /registry/tokens': '?enrolledBy=old',
   'GET /registry/vms': '?include=liveness&limit=1',
   'GET /registry/discover/:role': '?include=liveness',
+  'GET /livez': '?verbose',
+  'GET /readyz': '?verbose',
 };
 
 const concrete = (path: string) =>
@@ -296,6 +298,47 @@ for (const route of ROUTES) {
   });
 }
 
+/** Requests that a route refuses because of their parts, with the status. */
+function brokenRequests({ method, query, readsBody, listBody, access, prefersHtml }: Route): {
+  status: number;
+  query?: string;
+  body?: unknown;
+  headers?: Record<string, string>;
+  token?: string;
+}[] {
+  const html = prefersHtml && { headers: { accept: 'text/html' } };
+  const readsAnyBody = method !== 'GET' && method !== 'DELETE' && !readsBody;
+  return [
+    { status: 400, query: '?nonsense=%ff', ...html },
+    ...(query.includes('minPosition') ? [{ status: 412, query: `?minPosition=9-${'f'.repeat(16)}` }] : []),
+    ...(method === 'GET' || listBody ? [] : [{ status: 413, body: 'x'.repeat(2_000_000) }]),
+    ...(readsAnyBody ? [{ status: 415, body: {}, headers: { 'content-type': 'text/xml' } }] : []),
+    ...(access === 'open' && !prefersHtml ? [] : [{ status: 401, token: 'wrong' }]),
+  ];
+}
+
+for (const route of ROUTES) {
+  test(`the document has the errors of broken requests for ${nameOf(route)}`, async (t) => {
+    const app = await started(t);
+    const validator = await validatorOf(app);
+    const { method, path } = route;
+    for (const { status, query = '', ...request } of brokenRequests(route)) {
+      const answer = await ask(app, method, concrete(path) + query, request);
+      assert.deepEqual([answer.status, validator.faultsOf(method, path, answer)], [status, []], answer.text);
+    }
+  });
+}
+
+test('the document has the errors for too many invalid tokens', async (t) => {
+  const app = await started(t);
+  const validator = await validatorOf(app);
+  while ((await ask(app, 'GET', '/registry/vms', { token: 'wrong' })).status !== 429);
+  for (const { method, path } of ROUTES) {
+    const answer = await ask(app, method, concrete(path), { token: 'wrong' });
+    assert.deepEqual(validator.faultsOf(method, path, answer), [], `${method} ${path}: ${answer.text}`);
+  }
+});
+
 /** Changes that make a body invalid, for the routes whose fields they name. */
 const MISTAKES: readonly Record<string, unknown>[] = [
   { name: undefined },
@@ -353,6 +396,7 @@ test('a token sees only the routes that it may use', async (t) => {
   const requests = [
     ...SCOPES.map((scope) => ({ name: `a-${scope}`, scope })),
     { name: 'restricted', scope: 'read', vm: 'vm-1' },
+    { name: 'restricted-write', scope: 'write', vm: 'vm-1' },
   ];
   for (const body of requests) {
     const { token } = JSON.parse((await ask(app, 'POST', '/registry/tokens', { body })).text) as { token: string };
