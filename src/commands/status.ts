@@ -172,10 +172,10 @@ async function replicasOf(client: RegistryClient): Promise<ReplicaInfo[]> {
   }
 }
 
-/** @returns why writes fail, or undefined if they do not, or an older daemon cannot say */
+/** @returns why the store cannot be read or written, or undefined if it can, or an older daemon cannot say */
 async function degradation(client: RegistryClient): Promise<string | undefined> {
   const checks = await client.readinessChecks();
-  return checks?.find(({ name, result }) => name === 'writes' && result === 'warn')?.reason;
+  return checks?.find(({ name, result }) => ['store', 'writes'].includes(name) && result !== 'ok')?.reason;
 }
 
 function colored(amount: number, color: 'green' | 'yellow'): Cell {

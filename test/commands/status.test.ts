@@ -66,6 +66,14 @@ test('status shows why the registry cannot write', async (t) => {
   assert.equal(stdout, `${reason}\n`);
 });
 
+test('status shows why the registry cannot read its store', async (t) => {
+  const store = new MemoryStore();
+  const { url } = await serveApp(t, { store });
+  const reason = 'the registry could not read from its disk: registry.db is missing';
+  t.mock.method(store, 'read', () => Promise.reject(new VregError('STORE_FAILED', reason)));
+  assert.equal((await vreg(['status'], { url })).stdout.split('\n')[1], `degraded: ${reason}`);
+});
+
 test('status of an empty registry exits with 0', async (t) => {
   const { url } = await serveApp(t);
   const { code, stdout } = await vreg(['status'], { url });
