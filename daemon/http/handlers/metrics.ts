@@ -149,10 +149,11 @@ function describeProcess({ eventLoop, heapLimit }: Services, all: Exposition): v
   all.gauge('process_resident_memory_bytes', 'Memory of the process, with all threads.', rss);
   const { user, system } = process.cpuUsage();
   all.counter('process_cpu_seconds_total', 'Processor time of the process, with all threads.', (user + system) / 1e6);
+  // Queries notice a restart by a change of this value, so it must not follow adjustments of the clock.
   all.gauge(
     'process_start_time_seconds',
     'Start of the process in seconds since the epoch.',
-    Math.round(Date.now() / 1000 - process.uptime()),
+    performance.timeOrigin / 1000,
   );
   all.gauge('vreg_uptime_seconds', 'Seconds since the daemon was started.', process.uptime());
 }

@@ -210,6 +210,17 @@ test('a scrape of a daemon has each figure that operators expect', async (t) => 
     for (const each of series) assert.ok(text.includes(`\n${each} `), `${figure}: ${each}`);
 });
 
+test('the start of the process stays the same when the clock is set', async (t) => {
+  const app = await serveApp(t, { token: TOKEN });
+  const before = await samplesOf(app, 'process_start_time_seconds');
+  const now = Date.now();
+  t.mock.method(Date, 'now', () => now + 3_600_000);
+  const after = await samplesOf(app, 'process_start_time_seconds');
+  assert.deepEqual(after, before);
+  const age = now / 1000 - before.process_start_time_seconds!;
+  assert.ok(age > 0 && age < 86_400, String(age));
+});
+
 test('the many roles that clients invent add no series', async (t) => {
   const app = await serveApp(t, { token: TOKEN });
   const invent = async (n: number) => {
