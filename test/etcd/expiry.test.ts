@@ -106,6 +106,25 @@ test('nothing expires while etcd has no space for the heartbeats of another repl
   });
 });
 
+test('a replica that was suspended does not report that heartbeats of others are missing', options, async (t) => {
+  const { endpoints } = await startCluster(t, { members: 1 });
+  const [a] = await Promise.all([1, 2].map(() => startReplica(t, endpoints, '/vreg/v1/', { flushInterval: 60_000 })));
+  await until('the other replica', () => a!.registry.replicas.all!.length === 2);
+  const now = performance.now.bind(performance);
+  let suspended = 0;
+  t.mock.method(performance, 'now', () => now() + suspended);
+  // The second time, it was certainly waiting for a flush of the other one.
+  for (let n = 0; n < 2; n++) {
+    suspended += 600_000;
+    await currency(a!, false);
+    await currency(a!, true);
+  }
+  assert.deepEqual(
+    a!.problems.filter((text) => /heartbeats of other replicas/.test(text)),
+    [],
+  );
+});
+
 test('nothing expires in the interval after a replica has read the list again', options, async (t) => {
   const cluster = await startCluster(t, { members: 1 });
   const proxy = await cutProxy(t, cluster.endpoints[0]!);

@@ -482,7 +482,7 @@ export class EtcdStore implements Store {
     const hearsAll = this.#isCurrent && missing.length === 0;
     if (this.#hearsAll && (wasListed || !hearsAll)) follower.currencyChanged(false);
     if (hearsAll && (wasListed || !this.#hearsAll)) follower.currencyChanged(true);
-    if (this.#hearsAll && missing.length > 0)
+    if (this.#hearsAll && this.#isCurrent && missing.length > 0)
       this.#onProblem(
         `no VM becomes stale here, because heartbeats of other replicas are missing: ${missing.join(', ')}`,
       );
