@@ -257,7 +257,7 @@ function targetOfLink(path: string): string {
     return realpathSync(path);
   } catch {
     const isLink = lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink();
-    // Links in a circle were refused when the file was read.
+    // A cycle of links was refused when the file was read.
     return isLink ? targetOfLink(resolve(dirname(path), readlinkSync(path))) : path;
   }
 }

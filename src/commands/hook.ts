@@ -27,7 +27,7 @@ import { isTransient } from '../run/retry.ts';
 
 /** Milliseconds for the whole hook, unless `--timeout` is given: coding agents wait for it before the first prompt. */
 const TIME_LIMIT = 3000;
-/** Share of that time for the questions to the registry after the start of the agent, which takes long if the registry does not respond. */
+/** Share of that time for requests to the registry. The start of the agent takes all the rest if the registry does not respond. */
 const ASKING_SHARE = 1 / 3;
 /** Milliseconds to wait for the end of stdin. The coding agent has written it before it starts the hook, or does not close it. */
 const INPUT_TIMEOUT = 300;

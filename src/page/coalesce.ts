@@ -4,8 +4,9 @@
 const PAUSE = 300;
 
 /**
- * @returns a function that runs a task now, or after the current run and a pause. However often it is called, one run at a time
- *   is on its way, and the last one starts after the last call.
+ * @param task must not reject
+ * @returns a function that runs a task now, or after the current run and a pause. However often it is called, at most one run is
+ *   in progress, and the last one starts after the last call.
  */
 export function coalesce(task: () => Promise<void>): () => void {
   let isRunning = false;

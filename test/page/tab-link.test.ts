@@ -34,7 +34,7 @@ test(
     await killSharedWorker();
     await call(url, 'POST', '/registry/vms', { body: aVm({ name: 'late' }) });
     for (const { page } of [window, second]) {
-      // First to the ping, and then to the end of the patience with its answer.
+      // First until the tab pings the worker, and then until it stops waiting for the answer.
       await page.clock.fastForward(20_000);
       await page.clock.fastForward(10_000);
       await rowOf({ page }, 'late').waitFor();
