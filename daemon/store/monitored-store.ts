@@ -48,8 +48,13 @@ export class MonitoredStore implements Store {
   }
 
   /** The failure of the last change or trial, or else of the last save of heartbeats; undefined if the last ones succeeded. */
+  get lastWriteFailure(): VregError | undefined {
+    return this.#changeFailure ?? this.#heartbeatFailure;
+  }
+
+  /** Why writes fail, or would fail if there were any; undefined if they succeed. */
   get writeFailure(): VregError | undefined {
-    return this.#changeFailure ?? this.#heartbeatFailure ?? this.#silence;
+    return this.lastWriteFailure ?? this.#silence;
   }
 
   /** A shared store that does not respond. */

@@ -158,7 +158,7 @@ const READY: Check = {
     return {
       result: 'warn',
       detail: writes.reason,
-      fix: "free up space on the registry's disk, or check it (dmesg, mount)",
+      fix: "free up space on the registry's disk, or check it (dmesg, mount); with etcd, run etcdctl endpoint health",
     };
   },
 };

@@ -192,6 +192,7 @@ test('a disk that cannot be written is a warning, and one that cannot be read fa
     ['warn', 'the last write failed: the disk of the registry is full: nothing was changed'],
   );
   assert.match(fix!, /free up space/);
+  assert.match(fix!, /etcdctl endpoint health/);
   store.readFailure = new VregError('STORE_FAILED', 'the registry could not read from its disk: EIO');
   const { url: broken } = await serveApp(t, { store });
   const unready = await doctor({ url: broken });

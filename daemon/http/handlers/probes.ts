@@ -84,9 +84,10 @@ function checkReadable({ waiting, readFailure }: MonitoredStore): Check {
   return waiting < PATIENCE ? ok(name) : { ...ok(name), reason: `ok, busy for ${seconds(waiting)}` };
 }
 
-function checkWrites({ writeFailure }: MonitoredStore): Check {
+function checkWrites({ writeFailure, lastWriteFailure }: MonitoredStore): Check {
   if (!writeFailure) return ok('writes');
-  return { name: 'writes', result: 'warn', word: 'degraded', reason: `the last write failed: ${writeFailure.message}` };
+  const reason = lastWriteFailure ? `the last write failed: ${lastWriteFailure.message}` : writeFailure.message;
+  return { name: 'writes', result: 'warn', word: 'degraded', reason };
 }
 
 function checkHistory({ registry }: Services): Check {

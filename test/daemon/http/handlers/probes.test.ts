@@ -318,6 +318,13 @@ class AwayStore extends MemoryStore {
   override readonly replication = { ...({} as Replication), age: () => 60_000, flushInterval: 1000, follow: () => {} };
 }
 
+test('a shared store that does not respond has failed no write', async (t) => {
+  const app = await serveApp(t, { token: TOKEN, store: new AwayStore() });
+  const { said } = await probe(app, '/readyz?verbose', TOKEN);
+  const { result, reason } = parseChecks(said).find(({ name }) => name === 'writes')!;
+  assert.deepEqual([result, reason], ['warn', 'the store has not responded for 60 s']);
+});
+
 /** Both probes as a client may send them. */
 const PROBES = ['/livez', '/readyz'].flatMap((path) =>
   ['', '?verbose'].flatMap((query) =>
