@@ -95,15 +95,23 @@ export class SharedChanges implements Changes {
   }
 
   async #inTurn<T>(id: string, act: () => Promise<T>): Promise<T> {
+    let hasBegun = false;
+    const begin = () => {
+      hasBegun = true;
+      return act();
+    };
     const previous = this.#turns.get(id);
-    const work = previous ? afterTurn(previous, id).then(act) : act();
-    // A change that gives up leaves the earlier ones in progress.
-    const turn = Promise.all([previous, settled(work)]).then(() => {});
+    const work = previous ? afterTurn(previous, id).then(begin) : begin();
+    const end = () => {
+      if (this.#turns.get(id) === turn) this.#turns.delete(id);
+    };
+    // A change that gives up leaves the earlier ones in progress, and later ones still wait for those.
+    const turn: Promise<void> = Promise.all([previous, settled(work)]).then(end);
     this.#turns.set(id, turn);
     try {
       return await work;
     } finally {
-      if (this.#turns.get(id) === turn) this.#turns.delete(id);
+      if (hasBegun) end();
     }
   }
 

@@ -155,6 +155,25 @@ test('a change that waits too long for earlier ones to the same VM is refused, a
   assert.deepEqual(names, [aVm().name, 'first', aVm().name, 'last']);
 });
 
+test('a change after one that was refused still waits for the earlier ones', async (t) => {
+  const { cluster, a } = setUp();
+  await a.registry.register(aVm());
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  cluster.waiting = [];
+  const first = a.registry.update('vm-1', { name: 'first' });
+  const late = assert.rejects(a.registry.update('vm-1', { name: 'late' }), { code: 'BUSY' });
+  t.mock.timers.tick(4000);
+  await late;
+  const last = a.registry.update('vm-1', { name: 'last' });
+  await new Promise(setImmediate);
+  assert.equal(cluster.waiting.length, 1, 'only the first change was sent');
+  cluster.execute();
+  await first;
+  await new Promise(setImmediate);
+  cluster.execute();
+  assert.equal((await last).name, 'last');
+});
+
 test('concurrent changes to one VM through several replicas are applied one after the other', async () => {
   const { a, b, deliver } = setUp();
   await a.registry.register(aVm());
