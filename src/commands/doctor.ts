@@ -142,6 +142,12 @@ async function isReady(client: RegistryClient): Promise<boolean> {
   }
 }
 
+/** The next step for each warning of `/readyz`. */
+const READY_FIXES: Readonly<Record<string, string>> = {
+  writes: "free up space on the registry's disk, or check it (dmesg, mount); with etcd, run etcdctl endpoint health",
+  history: 'if it was restored on purpose, restart the daemon to end this warning; otherwise stop the copy',
+};
+
 /** Before the token, because a registry that is loading its store knows no tokens. */
 const READY: Check = {
   name: 'ready',
@@ -153,13 +159,10 @@ const READY: Check = {
       throw new VregError('BUSY', `the registry is not ready: ${failed.name} ${failed.reason}`, {
         hint: "see the daemon's log",
       });
-    const writes = checks.find(({ name, result }) => name === 'writes' && result === 'warn');
-    if (!writes) return ok('the registry is ready');
-    return {
-      result: 'warn',
-      detail: writes.reason,
-      fix: "free up space on the registry's disk, or check it (dmesg, mount); with etcd, run etcdctl endpoint health",
-    };
+    // The check of the fleet says how long the registry is warming.
+    const warning = checks.find(({ name, result }) => result === 'warn' && Object.hasOwn(READY_FIXES, name));
+    if (!warning) return ok('the registry is ready');
+    return { result: 'warn', detail: warning.reason, fix: READY_FIXES[warning.name]! };
   },
 };
 

@@ -179,6 +179,20 @@ test('a proxy that removes the headers of vreg is a warning', async (t) => {
   assert.match(fix!, /let the proxy pass all X-Vreg-\* headers/);
 });
 
+test('a registry that was restored or copied is a warning', async (t) => {
+  const { url } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'w' }) });
+  await call(url, 'POST', '/registry/vms/w/heartbeat', { body: { position: `1-${'f'.repeat(16)}` } });
+  const { result, found } = await doctor({ url });
+  assert.equal(result.code, 0);
+  const { result: outcome, detail, fix } = found.get('ready')!;
+  assert.deepEqual(
+    [outcome, detail],
+    ['warn', 'the agent of 1 VM has seen another history: this registry was restored or copied'],
+  );
+  assert.match(fix!, /restart the daemon.*otherwise stop the copy/);
+});
+
 test('a disk that cannot be written is a warning, and one that cannot be read fails the check ready', async (t) => {
   const store = new MemoryStore();
   const { url } = await serveApp(t, { store });
