@@ -113,6 +113,15 @@ function unquoted(text: string): string {
   return text.replaceAll('"', '');
 }
 
+/** The place in the filter of a part of a value, which may be in quotes. @param from the place of the part in the value */
+function placeOf({ word, valueAt }: Term, from: number, length: number): [at: number, length: number] {
+  const source = word.text.slice(valueAt - word.at);
+  const indexes = Array.from(source.matchAll(/[^"]/g), ({ index }) => index);
+  const start = indexes[from] ?? source.length;
+  const end = (indexes[from + length - 1] ?? start) + 1;
+  return [valueAt + start, end - start];
+}
+
 function conditionOf(term: Term): Condition {
   const condition = plainCondition(term);
   if (!term.isNegated) return condition;
@@ -195,14 +204,17 @@ function bareWord(value: string): Condition {
   };
 }
 
-function choiceCondition({ key, value, valueAt }: Term): Condition {
+function choiceCondition(term: Term): Condition {
+  const { key, value } = term;
   const { values, of, jq } = CHOICES[key]!;
   const chosen = value.split(',');
-  let at = valueAt;
+  let from = 0;
   for (const each of chosen) {
-    if (!values.includes(each))
-      throw new FilterError(`${key}: "${each}" is not one of ${values.join(', ')}`, at, Math.max(1, each.length));
-    at += each.length + 1;
+    if (!values.includes(each)) {
+      const place = placeOf(term, from, Math.max(1, each.length));
+      throw new FilterError(`${key}: "${each}" is not one of ${values.join(', ')}`, ...place);
+    }
+    from += each.length + 1;
   }
   const set = new Set(chosen);
   return {
@@ -221,7 +233,8 @@ function choiceFlags(key: string, chosen: readonly string[]): Pick<Condition, 'f
   return {};
 }
 
-function timeCondition({ key, operator, value, valueAt, word }: Term): Condition {
+function timeCondition(term: Term): Condition {
+  const { key, operator, value, word } = term;
   const time = TIMES[key];
   if (!time) {
     throw new FilterError(
@@ -235,7 +248,10 @@ function timeCondition({ key, operator, value, valueAt, word }: Term): Condition
   }
   const age = durationOf(value);
   if (age === undefined)
-    throw new FilterError(`${key}: "${value}" is not a duration such as 90s, 5m or 1h30m`, valueAt, value.length);
+    throw new FilterError(
+      `${key}: "${value}" is not a duration such as 90s, 5m or 1h30m`,
+      ...placeOf(term, 0, value.length),
+    );
   const isOlder = operator === '>';
   return {
     matches: (row, now) => (isOlder ? now - time.of(row) > age : now - time.of(row) < age),
