@@ -130,6 +130,8 @@ export function ActionDialog() {
       restoreFocus();
     }
   }, [current]);
+  // The page of the log-in replaces the dialog. The next session may be that of another user.
+  useEffect(() => close, []);
   // The browser can close the dialog by itself. Its event comes later, when the next action may already be asked for.
   const followBrowser = () => {
     if (!dialog.current?.open && shown.current === prompt.value) close();

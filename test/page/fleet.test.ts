@@ -5,7 +5,15 @@ import test, { type TestContext } from 'node:test';
 import type { Locator, Route } from 'playwright-core';
 import { formatChecks, type ProbeCheck } from '../../src/protocol/probe.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
-import { assertAccessible, browserOfFile, screenshot, show, UNLESS_BROWSER } from '../helpers/browser.ts';
+import {
+  assertAccessible,
+  browserOfFile,
+  logIn,
+  screenshot,
+  show,
+  UNLESS_BROWSER,
+  untilLive,
+} from '../helpers/browser.ts';
 import { type OpenedFleet, openFleet } from '../helpers/fleet-page.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -178,6 +186,21 @@ test(
     await window.assertClean();
   },
 );
+
+test('a dialog that is open when the session ends is closed after the next log-in', UNLESS_BROWSER, async (t) => {
+  const window = await opened(t, { mayFail: true });
+  const { page, daemon, send } = window;
+  await selectSearch(window);
+  const dialog = await openPause(window);
+  await dialog.waitFor();
+  await page.evaluate("fetch('/ui/session', { method: 'DELETE', headers: { 'x-vreg-client': '1' } })");
+  await page.getByText('This registry requires a token').waitFor();
+  const { token } = (await send('POST', '/registry/tokens', { name: 'next', scope: 'write' })) as { token: string };
+  // In another tab, so that this one is not loaded again.
+  await logIn({ ...window, page: await window.context.newPage() }, daemon.url, token);
+  await untilLive(window);
+  assert.equal(await dialog.isVisible(), false);
+});
 
 test('an action that the registry refuses because the session has ended stops', UNLESS_BROWSER, async (t) => {
   const window = await opened(t, { mayFail: true });
