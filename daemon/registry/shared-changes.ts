@@ -29,7 +29,7 @@ const REFUSALS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'UNAUTHORIZED',
 ]);
 
-/** Codes of errors after which the store would not respond to further changes either. Each takes seconds to fail. */
+/** Codes of errors with which the store would also fail the next changes. Each may take seconds. */
 const OUTAGES: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['STORE_FAILED', 'OUTCOME_UNKNOWN']);
 
 /** Publishes the events of a change. */
@@ -163,7 +163,7 @@ export class SharedChanges implements Changes {
     await this.#replication.refresh();
   }
 
-  /** Each change succeeds or fails alone. If the store does not respond to one, the later ones are not sent. */
+  /** Each change succeeds or fails alone. If the store fails at one, the later ones are not sent. */
   async commitAll(decisions: readonly Decision[]): Promise<ReadonlyMap<number, VregError | Superseded>> {
     const failed = new Map<number, VregError | Superseded>();
     const releases = decisions.map((decision) => this.#reserve(decision));
@@ -238,8 +238,8 @@ function mayBeOutdated(error: unknown): boolean {
 
 /** @param cause the failure of an earlier change */
 function notSent(cause: VregError): VregError {
-  return new VregError('STORE_FAILED', 'not sent, because the store did not respond to an earlier entry', {
-    hint: 'repeat the import when the store responds again',
+  return new VregError('STORE_FAILED', 'not sent, because the store failed at an earlier entry', {
+    hint: 'repeat the import when the store works again',
     retryAfter: 2,
     cause,
   });
