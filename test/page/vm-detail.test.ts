@@ -11,7 +11,8 @@ const MAX_NODES = 2000;
 const browser = browserOfFile();
 
 test('the last sign of life follows a VM that is removed and registered again', UNLESS_BROWSER, async (t) => {
-  const window = await openFleet(t, browser);
+  // The page may ask for the VM while it is removed.
+  const window = await openFleet(t, browser, { mayFail: true });
   const { page, send } = window;
   await show(window, '#/vm/worker-1');
   const lastSeen = page.locator('.facts dt', { hasText: 'Last seen' }).locator('+ dd');
