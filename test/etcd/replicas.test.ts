@@ -180,8 +180,11 @@ for (const way of ['a password', 'a client certificate over TLS'] as const) {
       : ['--etcd-user', 'vreg', '--etcd-password-file', password];
     const args = ['--store', cluster.url];
     const [a, b] = await Promise.all([1, 2].map(() => startDaemon(t, { args: [...args, ...access] })));
-    assert.equal((await register(a!.url, 'vm-1')).status, 201);
-    assert.equal((await fetch(`${b!.url}/registry/vms/vm-1`)).status, 200);
+    const registered = await register(a!.url, 'vm-1');
+    assert.equal(registered.status, 201);
+    // Without the position, the other replica may answer before its watch has delivered the VM.
+    const position = registered.headers.get(POSITION_HEADER)!;
+    assert.equal((await fetch(`${b!.url}/registry/vms/vm-1?minPosition=${position}`)).status, 200);
     await assert.rejects(startDaemon(t, { args: isTls ? [...args, ...ca] : args }), /etcd/);
   });
 }
