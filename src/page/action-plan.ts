@@ -5,8 +5,9 @@ import { livenessOf } from '../protocol/liveness.ts';
 import type { Status } from '../protocol/vm.ts';
 import { shellWord } from './fleet-filter.ts';
 import type { FleetRow } from './fleet-message.ts';
-import { refusalOf, rows, serverNow } from './fleet-store.ts';
+import { refusalOf, rows } from './fleet-store.ts';
 import { request } from './requests.ts';
+import { serverNow } from './server-clock.ts';
 import { vmsText } from './times.ts';
 
 /** Ids in a command to copy: more make a command line that is hard to read. */

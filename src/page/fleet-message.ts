@@ -26,8 +26,6 @@ export interface LinkState {
   connection: Connection;
   /** Time of the last message of the registry, by the clock of this machine; 0 if there was none. */
   heardAt: number;
-  /** Milliseconds by which the clock of the registry is ahead. */
-  skew: number;
   /** Why the page is not live. */
   reason?: string | undefined;
   /** Whether the reason is an answer of the registry. */

@@ -10,6 +10,7 @@ import { mayDo, type Scope } from '../protocol/token.ts';
 import { ROLES, type Vm } from '../protocol/vm.ts';
 import { mergeEvents } from './event-order.ts';
 import type { FleetMessage, FleetRow, LinkState } from './fleet-message.ts';
+import { serverNow } from './server-clock.ts';
 
 /** Events that the page retains. */
 const MAX_EVENTS = 1000;
@@ -28,7 +29,7 @@ export const structure = signal(0);
 export const pulse = signal(0);
 /** Incremented when there are new events. */
 export const eventCount = signal(0);
-export const link = signal<LinkState>({ connection: 'loading', heardAt: 0, skew: 0 });
+export const link = signal<LinkState>({ connection: 'loading', heardAt: 0 });
 /** False until the page has read the list of VMs. */
 export const isFleetKnown = computed(() => {
   const { connection, heardAt } = link.value;
@@ -36,17 +37,6 @@ export const isFleetKnown = computed(() => {
 });
 /** Undefined until the registry has answered. */
 export const session = signal<SessionStatus | undefined>(undefined);
-/** Wall clock of this machine, milliseconds since the epoch, once per second. */
-export const clock = signal(Date.now());
-
-setInterval(() => {
-  clock.value = Date.now();
-}, 1000);
-
-/** The time by the clock of the registry. */
-export function serverNow(): number {
-  return clock.value + link.value.skew;
-}
 
 export function events(): readonly VmEvent[] {
   return recentEvents;

@@ -56,7 +56,7 @@ export class FleetStream {
   #events: VmEvent[] = [];
   /** Position of the last event or list. */
   #position: string | undefined;
-  #link: LinkState = { connection: 'loading', heardAt: 0, skew: 0 };
+  #link: LinkState = { connection: 'loading', heardAt: 0 };
   #timer: ReturnType<typeof setTimeout> | undefined;
   #retry = FIRST_RETRY;
   #wake: (() => void) | undefined;
@@ -185,12 +185,6 @@ export class FleetStream {
     // A constant, because the types of Node, whose tests run this, lack `cache`.
     const options = { headers: { [CLIENT_HEADER]: '1' }, signal: this.#abort.signal, cache: 'no-store' } as const;
     const response = await this.#unlessSilent(fetch(new URL(`.${path}`, this.#base), options));
-    const date = Date.parse(response.headers.get('date') ?? '');
-    // The header has whole seconds.
-    if (!Number.isNaN(date)) {
-      const skew = date + 500 - Date.now();
-      this.#link = { ...this.#link, skew: Math.abs(skew) < 1500 ? 0 : skew };
-    }
     if (response.status === 401) throw new LoggedOut('the session has ended');
     if (response.status === 412) throw new OtherHistory('the registry has another history');
     if (response.ok) return response;

@@ -3,8 +3,9 @@ import { useSignal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import { printable } from '../protocol/redact.ts';
 import type { FleetRow } from './fleet-message.ts';
-import { type Counts, STATES, serverNow } from './fleet-store.ts';
+import { type Counts, STATES } from './fleet-store.ts';
 import { hrefOf, hrefOfVm } from './hash-route.ts';
+import { serverNow } from './server-clock.ts';
 import { ageText, numberText, vmsText } from './times.ts';
 import { type Colors, useCanvas } from './use-canvas.ts';
 

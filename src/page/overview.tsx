@@ -8,6 +8,7 @@ import { hrefOf } from './hash-route.ts';
 import { HeatGrid } from './heat-grid.tsx';
 import { LinePlot } from './line-plot.tsx';
 import { ifAllowed, request } from './requests.ts';
+import { peekServerNow } from './server-clock.ts';
 import { numberText } from './times.ts';
 import { State } from './widgets.tsx';
 
@@ -117,7 +118,7 @@ function Plots() {
     value >= 10 || Number.isInteger(value) ? numberText(Math.round(value)) : value.toFixed(1);
   const lives = plot(({ live }) => live);
   // The last point may be ten seconds old, and must not contradict the table beside it.
-  if (link.value.connection === 'live') lives.push({ at: Date.now() + link.value.skew, value: counts.value.all.live });
+  if (link.value.connection === 'live') lives.push({ at: peekServerNow(), value: counts.value.all.live });
   return (
     <section class="panel plots" aria-label="Last hour">
       <LinePlot title="Live VMs" points={lives} interval={interval} format={numberText} />

@@ -1,6 +1,7 @@
 /** Requests of the page. The browser sends the cookie of the session. */
 import { CLIENT_HEADER } from '../protocol/api.ts';
 import type { ErrorBody } from '../protocol/errors.ts';
+import { compareClocks } from './server-clock.ts';
 
 /** The URL of the registry, which may be below a path of a proxy. The script is in its folder `ui/`. */
 export const BASE = new URL('..', import.meta.url);
@@ -29,6 +30,7 @@ export async function request<T>(method: string, path: string, body?: unknown): 
     headers: { [CLIENT_HEADER]: '1', ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
+  compareClocks(response);
   const answer = (await response.json().catch(orEmpty)) as T & Partial<ErrorBody>;
   if (response.ok) return answer;
   throw new Refused(response.status, answer.error ?? `the registry answered with ${response.status}`, answer.hint);
@@ -47,7 +49,9 @@ export async function requestText(path: string): Promise<string> {
     signal: AbortSignal.timeout(TIMEOUT),
     cache: 'no-store',
   } as const;
-  return (await fetch(new URL(`.${path}`, BASE), options)).text();
+  const response = await fetch(new URL(`.${path}`, BASE), options);
+  compareClocks(response);
+  return response.text();
 }
 
 /** A part that the session may not read, or that does not exist, is undefined. */

@@ -5,8 +5,9 @@ import { ask } from './action-dialog.tsx';
 import { titleOf, VM_ACTIONS } from './action-plan.ts';
 import { FilterError, type FleetFilter, parseFleetFilter } from './fleet-filter.ts';
 import type { FleetRow } from './fleet-message.ts';
-import { clock, isFleetKnown, link, pulse, refusalOf, rows, structure } from './fleet-store.ts';
+import { isFleetKnown, pulse, refusalOf, rows, structure } from './fleet-store.ts';
 import { hrefOf, hrefOfVm, route, setParams, tableHref } from './hash-route.ts';
+import { peekServerNow, serverNow } from './server-clock.ts';
 import { numberText, vmsText } from './times.ts';
 import { type RowAttributes, VirtualList } from './virtual-list.tsx';
 import { Age, CopyButton, download, Refusal, State, Untrusted, VmLink } from './widgets.tsx';
@@ -99,7 +100,7 @@ effect(() => {
   structure.value;
   const { filter } = parsed.value;
   if (sort.value.key === 'seen') pulse.value;
-  if (filter?.usesTime) clock.value;
+  if (filter?.usesTime) serverNow();
   const rest = restUntil - performance.now();
   if (rest <= 0) due.value = due.peek() + 1;
   else if (!isWaiting) {
@@ -117,7 +118,7 @@ const shown = computed((): readonly FleetRow[] => {
   const started = performance.now();
   const { filter = lastFilter } = parsed.value;
   lastFilter = filter;
-  const now = Date.now() + link.peek().skew;
+  const now = peekServerNow();
   const found: FleetRow[] = [];
   for (const row of rows.values()) if (filter.matches(row, now)) found.push(row);
   const { key, isReversed } = sort.value;

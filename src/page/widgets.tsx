@@ -4,8 +4,9 @@ import type { ComponentChildren } from 'preact';
 import { useMemo } from 'preact/hooks';
 import type { Liveness } from '../protocol/liveness.ts';
 import { printable } from '../protocol/redact.ts';
-import { clock, link, serverNow } from './fleet-store.ts';
+import { link } from './fleet-store.ts';
 import { hrefOfVm } from './hash-route.ts';
+import { clock, serverNow } from './server-clock.ts';
 import { ageText, timeText } from './times.ts';
 
 /** Milliseconds for which a button says that it has copied. */

@@ -24,6 +24,23 @@ test('the last sign of life follows a VM that is removed and registered again', 
   await window.assertClean();
 });
 
+test('the last sign of life has the right age after the clock of the machine is set', UNLESS_BROWSER, async (t) => {
+  const window = await openFleet(t, browser, { mayFail: true });
+  const { page } = window;
+  await page.clock.install();
+  await show(window, '#/vm/worker-1');
+  const lastSeen = page.locator('.facts dt', { hasText: 'Last seen' }).locator('+ dd');
+  await page.getByText('yes:').waitFor();
+  // Each answer of the registry to the page has its time. The stream of events is that of the worker.
+  await page.route('**/*', (route) => route.abort());
+  await page.clock.setSystemTime(Date.now() + 2 * 3_600_000);
+  await lastSeen.getByText('2 h').waitFor();
+  await page.unroute('**/*');
+  await show(window, '#/vm/worker-2');
+  await lastSeen.getByText(/^\d+ s$/).waitFor();
+  await window.assertClean();
+});
+
 test('changes of the children are shown without a request', UNLESS_BROWSER, async (t) => {
   const window = await openFleet(t, browser);
   const { page, send } = window;
