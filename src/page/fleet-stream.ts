@@ -30,6 +30,8 @@ const MAX_EVENTS = 1000;
 /** Milliseconds until the first attempt to reconnect, and at most. */
 const FIRST_RETRY = 500;
 const MAX_RETRY = 10_000;
+/** The longest delay of a timer, in milliseconds: until the tab wakes the stream. */
+const FOREVER = 2 ** 31 - 1;
 
 /** The session has ended, so that reconnecting is useless. */
 class LoggedOut extends Error {}
@@ -40,8 +42,8 @@ class NotReady extends Error {}
 /** The registry was restored or copied since the page has read it. */
 class OtherHistory extends Error {}
 
-/** Why the requests of the previous session are aborted. */
-const RENEWED = new Error('another session has begun');
+/** Why requests are aborted that are sent again, with another session or when the tab is visible. */
+const RENEWED = new Error('the stream begins again');
 
 export class FleetStream {
   readonly #base: URL;
@@ -61,6 +63,7 @@ export class FleetStream {
   #retry = FIRST_RETRY;
   #wake: (() => void) | undefined;
   #abort = new AbortController();
+  #isResting = false;
   #isStopped = false;
 
   /**
@@ -87,6 +90,10 @@ export class FleetStream {
 
   async run(): Promise<void> {
     while (!this.#isStopped) {
+      if (this.#isResting) {
+        await this.#wait(FOREVER);
+        continue;
+      }
       this.#abort = new AbortController();
       try {
         await this.#follow();
@@ -106,7 +113,7 @@ export class FleetStream {
           reason,
           isReachable: error instanceof NotReady,
         });
-        await this.#wait(isLoggedOut ? 2 ** 31 - 1 : this.#retry * (0.5 + Math.random()));
+        await this.#wait(isLoggedOut ? FOREVER : this.#retry * (0.5 + Math.random()));
         this.#retry = Math.min(2 * this.#retry, MAX_RETRY);
         // Another log-out differs from this one.
         if (isLoggedOut) this.#update({ connection: 'loading', reason: undefined });
@@ -114,8 +121,16 @@ export class FleetStream {
     }
   }
 
+  /** Closes the connection until {@link wake}. */
+  rest(): void {
+    this.#isResting = true;
+    this.#abort.abort(RENEWED);
+    this.#update({ connection: 'loading', reason: undefined });
+  }
+
   /** Reconnects now, after a log-in or when the machine is online again. */
   wake(): void {
+    this.#isResting = false;
     this.#retry = FIRST_RETRY;
     this.#wake?.();
   }

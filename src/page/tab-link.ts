@@ -131,8 +131,12 @@ function trustedUrl(url: string): string {
   return (policy?.createScriptURL(url) ?? url) as string;
 }
 
+/** Follows the fleet while the tab is visible: a browser opens six connections to a host at most, for all its tabs. */
 function followAlone(): Stream {
   const own = new FleetStream(BASE, applyMessage);
+  const restOrWake = () => (document.hidden ? own.rest() : own.wake());
+  document.addEventListener('visibilitychange', restOrWake);
   void own.run();
-  return { wake: () => own.wake(), renew: () => own.renew(), leave: () => {}, resume: () => {} };
+  restOrWake();
+  return { wake: restOrWake, renew: () => own.renew(), leave: () => {}, resume: () => {} };
 }

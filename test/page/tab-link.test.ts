@@ -83,3 +83,40 @@ test('a browser that blocks the storage of the page shows the fleet', UNLESS_BRO
   await window.page.getByRole('button', { name: 'Theme: light' }).waitFor();
   await window.assertClean();
 });
+
+test(
+  'without a shared worker, tabs in the background leave the connections to the visible one',
+  UNLESS_BROWSER,
+  async (t) => {
+    const { url } = await startDaemon(t);
+    const window = await openWindow(browser, url);
+    // Playwright emulates that all tabs are visible.
+    await window.context.addInitScript(`
+    globalThis.SharedWorker = undefined;
+    let isHidden = false;
+    Object.defineProperty(document, 'hidden', { get: () => isHidden });
+    globalThis.setHidden = (value) => {
+      isHidden = value;
+      document.dispatchEvent(new Event('visibilitychange'));
+    };
+  `);
+    let { page } = window;
+    const first = window;
+    // A browser opens six connections to a host.
+    for (let tab = 1; tab <= 8; tab++) {
+      if (tab > 1) {
+        await page.evaluate('setHidden(true)');
+        page = await window.context.newPage();
+      }
+      await page.goto(`${url}/#/vms`);
+      await untilLive({ page });
+    }
+    await call(url, 'POST', '/registry/vms', { body: aVm({ name: 'late' }) });
+    await rowOf({ page }, 'late').waitFor();
+    assert.equal(await rowOf(first, 'late').count(), 0);
+    await first.page.evaluate('setHidden(false)');
+    await rowOf(first, 'late').waitFor();
+    await untilLive(first);
+    await window.assertClean();
+  },
+);
