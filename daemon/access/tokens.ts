@@ -47,8 +47,12 @@ export interface TokensOptions {
   queue: RecordQueue;
   /** Revocations that are not durable yet. The registry commits them again until they are. */
   revocations: RecordQueue;
-  /** Commits token records as a separate change, in order with VM changes. @throws the store's errors */
-  commit(records: readonly RecordChange[], by: string): Promise<void>;
+  /**
+   * Commits token records as a separate change, in order with VM changes.
+   * @param assertActive as in `WriteOptions`
+   * @throws the store's errors, and those of `assertActive`
+   */
+  commit(records: readonly RecordChange[], by: string, assertActive?: () => void): Promise<void>;
   /** Revision of the registration of a VM; undefined if it is not registered. */
   registrationOf(id: string): number | undefined;
   /** Wall clock, milliseconds since the epoch. */
@@ -129,9 +133,10 @@ export class Tokens {
 
   /**
    * Creates a token, which is durable when this resolves.
-   * @throws VregError CONFLICT, TOO_MANY_REQUESTS, and the store's errors
+   * @param assertActive as in `WriteOptions`
+   * @throws VregError CONFLICT, TOO_MANY_REQUESTS, the store's errors, and those of `assertActive`
    */
-  async create(request: TokenRequest, by: string): Promise<NewToken> {
+  async create(request: TokenRequest, by: string, assertActive?: () => void): Promise<NewToken> {
     const { name, expiresIn, ...rest } = request;
     if (this.#byName.has(name) || this.#isChanging(name)) {
       throw new VregError('CONFLICT', `token "${name}" already exists`, {
@@ -153,7 +158,8 @@ export class Tokens {
     });
     const pending = this.#begin(stored);
     try {
-      await this.#options.commit(this.#closed ? [recordOf(stored)] : [CLOSED_RECORD, recordOf(stored)], by);
+      const records = this.#closed ? [recordOf(stored)] : [CLOSED_RECORD, recordOf(stored)];
+      await this.#options.commit(records, by, assertActive);
     } catch (error) {
       this.#rollBack(pending);
       throw error;

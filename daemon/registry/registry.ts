@@ -270,9 +270,10 @@ export class Registry {
 
   /**
    * Commits a change to access tokens. It has a position, but appears neither in the history of a VM nor as an event.
-   * @throws the store's errors
+   * @param assertActive as in {@link WriteOptions}
+   * @throws the store's errors, and those of `assertActive`
    */
-  async commitTokens(records: readonly RecordChange[], by: string): Promise<void> {
+  async commitTokens(records: readonly RecordChange[], by: string, assertActive?: () => void): Promise<void> {
     const [removed, added] = [true, false].map((isRemoval) =>
       records.filter(({ body }) => (body === undefined) === isRemoval).map(({ key }) => key),
     );
@@ -280,6 +281,7 @@ export class Registry {
     this.#tokenCommits++;
     try {
       while (this.#import.running) await this.#import.running;
+      assertActive?.();
       await this.#pending.commit({ note, records, apply: () => () => {} });
     } catch (error) {
       throw error instanceof Superseded ? tokenExists() : error;

@@ -39,7 +39,7 @@ export function accessTo(registry: Registry, store: MemoryStore, root?: string):
   const tokens = new Tokens(store.contents(), {
     queue: registry.unsaved.records,
     revocations: registry.unsaved.revocations,
-    commit: (records, by) => registry.commitTokens(records, by),
+    commit: (...change) => registry.commitTokens(...change),
     registrationOf: (id) => registry.registrationOf(id),
     now,
   });

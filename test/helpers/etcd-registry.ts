@@ -79,7 +79,7 @@ export async function startReplica(
   const tokens: Tokens = new Tokens(contents, {
     queue: registry.unsaved.records,
     revocations: registry.unsaved.revocations,
-    commit: (records, by) => registry.commitTokens(records, by),
+    commit: (...change) => registry.commitTokens(...change),
     registrationOf: (id) => registry.registrationOf(id),
     now: () => clock.now(),
   });

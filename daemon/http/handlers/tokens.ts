@@ -37,7 +37,7 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
   }
   await ctx.services.registry.replicas.catchUp();
   assertActive(principal);
-  const token: NewToken = await authenticator.tokens.create(request, principal.name);
+  const token: NewToken = await authenticator.tokens.create(request, principal.name, () => assertActive(principal));
   if (isFirst) authenticator.close();
   ctx.position = ctx.services.registry.positions.current;
   return jsonResult(token, 201);

@@ -216,8 +216,9 @@ for (const [request, method, path, body] of [
 for (const [what, scope, path, body] of [
   ['a registration', 'write', '/registry/vms', aVm({ id: 'late' })],
   ['an import', 'admin', '/registry/import', [aVm({ id: 'late' })]],
+  ['the creation of a token', 'admin', '/registry/tokens', { name: 'late', scope: 'admin' }],
 ] as const) {
-  test(`${what} that waits for another import registers nothing if its token was revoked meanwhile`, async (t) => {
+  test(`${what} that waits for another import changes nothing if its token was revoked meanwhile`, async (t) => {
     const store = new GatedStore();
     const { app, create } = await withToken(t, scope, { store });
     const { token, isUsed } = await store.settle(create('writer'));
@@ -232,5 +233,6 @@ for (const [what, scope, path, body] of [
     assert.equal((await store.settle(registering)).status, 401);
     assert.equal(app.registry.has('late'), false);
     await store.settle(revoking);
+    assert.equal(app.authenticator.tokens.named('late'), undefined);
   });
 }
