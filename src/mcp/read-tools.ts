@@ -58,8 +58,10 @@ const discover: Tool = {
     required: ['role'],
   },
   output: VMS,
-  async run(call, { role, service }) {
-    const vms = await discoverRoles(call.client, [role as Role], { service: service as string | undefined });
+  async run(call, { role, service: given }) {
+    // Models send an empty text for a parameter that they do not use.
+    const service = (given as string | undefined) || undefined;
+    const vms = await discoverRoles(call.client, [role as Role], { service });
     const list = call.tools.includes('registry_list')
       ? `registry_list {"role":"${role}","status":"running"} and a selector`
       : 'another service';

@@ -206,6 +206,14 @@ test('the summary of a search for a service does not deny that there are other V
   assert.equal(await summaryOf({ role: 'infra', service: 'none' }), '0 live infra VMs with this service');
 });
 
+test('an empty service searches for no service, because models send it for a parameter that they do not use', async (t) => {
+  const { url } = await serveLive(t);
+  const client = await startMcp(t, { url });
+  await client.call('registry_register', { id: 'w-1', name: 'w', role: 'worker', address: 'w-1' });
+  const { content } = await client.call('registry_discover', { role: 'worker', service: '' });
+  assert.match(content[0]!.text, /^1 live worker VM\n/);
+});
+
 test('an error has one cause and one next call', async (t) => {
   const { url } = await startFleet(t);
   const client = await startMcp(t, { url });
