@@ -23,7 +23,7 @@ import {
 import { VregError } from '../protocol/errors.ts';
 import { livenessOf } from '../protocol/liveness.ts';
 import { maskTokens, printable } from '../protocol/redact.ts';
-import { isTransient } from '../run/retry.ts';
+import { isAway, isTransient } from '../run/retry.ts';
 
 /** Milliseconds for the whole hook, unless `--timeout` is given: coding agents wait for it before the first prompt. */
 const TIME_LIMIT = 3000;
@@ -263,21 +263,21 @@ async function restore(
 
 function describe(context: Context, self: Self, agent: StartedAgent, known: OwnStatus | VregError) {
   const { id } = self;
-  const { url } = context.client();
-  const isAway = known instanceof VregError;
-  const verdict = isAway ? cloneVerdict(self, []) : known.verdict;
+  const { url, server } = context.client();
+  const hasFailed = known instanceof VregError;
+  const verdict = hasFailed ? cloneVerdict(self, []) : known.verdict;
   const vm = `This VM is ${verdict === 'clone' ? 'a clone of ' : ''}${JSON.stringify(id)}`;
   // The first line says that an agent runs, or why it does not.
-  const text = verdictText(verdict, isAway ? undefined : known.conflictsUnknown, false);
+  const text = verdictText(verdict, hasFailed ? undefined : known.conflictsUnknown, false);
   const clone = `Clone: ${text}${verdict === 'clone' || verdict === 'contested' ? ADVICE : ''}.`;
   const data = {
     id,
     clone: verdict,
-    registry: { url, reachable: !isAway },
+    registry: { url, reachable: !isAway(known, server) },
     heartbeat: agent.state,
     ...(agent.other === undefined ? {} : { heartbeatRegistry: agent.other }),
   };
-  if (isAway) {
+  if (hasFailed) {
     const { message } = known;
     const line = isTransient(known)
       ? `${vm}, but ${message}; ${retries(agent, message)}.`

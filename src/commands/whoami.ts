@@ -17,7 +17,7 @@ import { type Liveness, livenessOf } from '../protocol/liveness.ts';
 import type { Whoami } from '../protocol/token.ts';
 import { fieldForScripts, idFault } from '../protocol/vm.ts';
 import { type Field, formatSections } from '../render/sections.ts';
-import { isTransient } from '../run/retry.ts';
+import { isAway } from '../run/retry.ts';
 
 /** The parts of the answer that only the registry knows. Absent if it is unreachable. */
 interface Known extends OwnStatus {
@@ -51,7 +51,7 @@ export const whoami = defineCommand({
     const isDefault = context.config.find('url')!.origin === 'default' && outage?.code === 'UNREACHABLE';
     if (outage && isDefault && isUnknown(self)) throw nothingKnown(context, outage);
     const verdict = known?.verdict ?? cloneVerdict(self, []);
-    await printAnswer(context, self, verdict, known, !isTransient(outage));
+    await printAnswer(context, self, verdict, known, !isAway(outage, context.client().server));
     if (outage) {
       const source = self.state ? `the state of the agent in ${self.state.dir}` : 'the settings of this VM';
       const why = isDefault ? `no registry is configured (VERS_INFRA_URL), and ${outage.message}` : outage.message;

@@ -8,7 +8,7 @@ import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ageOf, LIVENESS, livenessOf } from '../protocol/liveness.ts';
 import { ROLES, type Role, STATUSES } from '../protocol/vm.ts';
-import { isTransient } from '../run/retry.ts';
+import { isAway } from '../run/retry.ts';
 import { cause, cleanText, limitRows } from './answer-text.ts';
 import { nextCall } from './next-call.ts';
 import { ID, idOf, OBJECT, ROLE, STRING, VMS } from './schemas.ts';
@@ -99,9 +99,9 @@ const status: Tool = {
       if (!(error instanceof VregError)) throw error;
       const last = standing.lastStatus;
       const next = nextCall(error, { tool: 'registry_status', args: {}, parameters: [], tools, isOwn: true });
-      const isReachable = !isTransient(error);
+      const isReachable = !isAway(error, client.server);
       return {
-        summary: isReachable ? 'the registry refused the request' : 'the registry is not reachable',
+        summary: isReachable ? 'the registry responded with an error' : 'the registry is not reachable',
         data: {
           registry: {
             url: client.url,

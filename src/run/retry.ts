@@ -1,4 +1,5 @@
 /** Keeps long-running commands running while the registry is unreachable. */
+import type { RegistryClient } from '../client.ts';
 import type { Context } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
@@ -8,6 +9,15 @@ const TRANSIENT: readonly ErrorCode[] = ['UNREACHABLE', 'BUSY', 'INTERNAL', 'TOO
 /** True if a long-running command reports this error and retries. */
 export function isTransient(error: unknown): error is VregError {
   return error instanceof VregError && TRANSIENT.includes(error.code);
+}
+
+/**
+ * True if no registry has responded. An error from the registry itself has its version; a proxy responds in place of one that is away.
+ * @param server facts from the response with the error
+ */
+export function isAway(error: unknown, { version }: RegistryClient['server']): boolean {
+  if (!(error instanceof VregError)) return false;
+  return error.code === 'UNREACHABLE' || (error.code === 'BUSY' && version === undefined);
 }
 
 /**

@@ -5,8 +5,10 @@ import test, { type TestContext } from 'node:test';
 import { checkArguments } from '../../src/mcp/tool.ts';
 import { TOOLS } from '../../src/mcp/tools.ts';
 import { VERSION_HEADER } from '../../src/protocol/api.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../helpers/daemon.ts';
 import { serveLive } from '../helpers/live-registry.ts';
 import { type HandWrittenClient, startMcp, type ToolResult } from '../helpers/mcp.ts';
+import { json, stub } from '../helpers/stub.ts';
 
 interface Fault {
   status: number;
@@ -199,3 +201,23 @@ test('an invalid id of this VM does not replace the error of a call about anothe
     /^the id file \S+ does not exist .*\nNext: ask the operator to correct the settings: /,
   );
 });
+
+for (const [status, headers, reachable] of [
+  [429, { [VERSION_HEADER]: '1.0.0', 'retry-after': '1' }, true],
+  [500, { [VERSION_HEADER]: '1.0.0' }, true],
+  [503, { [VERSION_HEADER]: '1.0.0' }, true],
+  [502, {}, false],
+] as const)
+  test(`status, whoami and the hook say that a registry which answers with ${status} is ${reachable ? '' : 'not '}reachable`, async (t) => {
+    const url = await stub(t, (_request, response) => json(response, status, { error: 'not now' }, headers));
+    const home = tempDir(t);
+    const client = await startMcp(t, { url, home });
+    const { structuredContent } = await client.call('registry_status');
+    assert.equal((structuredContent!.registry as { reachable: boolean }).reachable, reachable);
+    for (const command of [['whoami'], ['hook', 'start', '--while-pid', String(process.pid)]]) {
+      const env = { ...cleanEnv(home), VERS_INFRA_URL: url, VERS_VM_ID: 'vm-1', VREG_DATA_DIR: '/proc/none' };
+      const { stdout } = await run(PROGRAM, [...ENTRY, ...command, '-o', 'json'], { env });
+      const { registry } = JSON.parse(stdout) as { registry: { reachable: boolean } };
+      assert.equal(registry.reachable, reachable, command[0]);
+    }
+  });
