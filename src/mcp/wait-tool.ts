@@ -9,7 +9,7 @@ import { MAX_WAIT, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { livenessOf } from '../protocol/liveness.ts';
 import type { Role } from '../protocol/vm.ts';
-import { isTransient } from '../run/retry.ts';
+import { isAway, isTransient } from '../run/retry.ts';
 import { limitRows } from './answer-text.ts';
 import { ROLE, VMS } from './schemas.ts';
 import type { Arguments, Call, Tool, ToolAnswer } from './tool.ts';
@@ -70,15 +70,15 @@ export const wait: Tool = {
           // The end of the wait may have cut off this request, which says less about the registry than an earlier answer.
           if (!(last || trouble) || context.now() - started < timeout) trouble = error;
         }
-        const left = timeout - (context.now() - started);
+        const passed = context.now() - started;
+        const left = timeout - passed;
         if (last?.met || left <= 0) {
           if (trouble || !last) throw trouble!;
           return answerOf(call, last, timeout);
         }
-        if (elapsed - reportedAt >= PROGRESS_INTERVAL) {
-          reportedAt = elapsed;
-          const state = trouble ? 'the registry is not reachable' : `${last!.vms.length} VMs so far`;
-          await progress(Math.round(elapsed / 1000), timeout / 1000, state);
+        if (passed - reportedAt >= PROGRESS_INTERVAL) {
+          reportedAt = passed;
+          await progress(Math.round(passed / 1000), timeout / 1000, stateOf(client, last, trouble));
         }
         const pause = Math.max(0, POLL_INTERVAL - (context.now() - checkedAt));
         await context.sleep(Math.min(pause, left), untilEnd);
@@ -91,6 +91,14 @@ export const wait: Tool = {
     }
   },
 };
+
+/** The state of a wait for its progress. @param trouble the reason why there is no newer outcome */
+function stateOf({ server }: RegistryClient, last: Outcome | undefined, trouble: VregError | undefined): string {
+  if (trouble)
+    return isAway(trouble, server) ? 'the registry is not reachable' : 'the registry responded with an error';
+  const count = last!.vms.length;
+  return `${count} VM${count === 1 ? '' : 's'} so far`;
+}
 
 interface Outcome {
   met: boolean;
