@@ -46,6 +46,9 @@ export class SharedChanges implements Changes {
   readonly #turns = new Map<string, Promise<void>>();
   /** Changes of this replica that have not arrived yet, with the events of those that are visible already. */
   readonly #own = new Map<Change, { decision: Decision; announce?: Announce }>();
+  /** Number of times at which this replica has begun to catch up, and the last one of them that has ended. */
+  #catchUps = 0;
+  #lastCatchUp = 0;
   #added = 0;
   #growth = 0;
 
@@ -76,22 +79,31 @@ export class SharedChanges implements Changes {
    * @throws VregError as the method, and BUSY if it cannot catch up, or waits too long for earlier changes
    */
   decide<T>(id: string, act: () => Promise<T>): Promise<T> {
-    return this.#inTurn(id, () => this.#attempt(id, act));
+    const catchUps = this.#catchUps;
+    return this.#inTurn(id, () => this.#attempt(id, catchUps, act));
   }
 
-  async #attempt<T>(id: string, act: () => Promise<T>): Promise<T> {
+  /** @param catchUps number of them that had begun when the request arrived. A later one is enough to refuse it. */
+  async #attempt<T>(id: string, catchUps: number, act: () => Promise<T>): Promise<T> {
     let isCurrent = false;
     for (let attempt = 1; ; attempt++) {
+      isCurrent ||= this.#lastCatchUp > catchUps;
       try {
         return await act();
       } catch (error) {
         if (error instanceof Superseded) {
           if (attempt >= MAX_ATTEMPTS) throw tooManyWriters(id);
         } else if (isCurrent || !mayBeOutdated(error)) throw error;
-        else await this.#replication.refresh();
+        else await this.#catchUp();
         isCurrent = true;
       }
     }
+  }
+
+  async #catchUp(): Promise<void> {
+    const catchUp = ++this.#catchUps;
+    await this.#replication.refresh();
+    this.#lastCatchUp = Math.max(this.#lastCatchUp, catchUp);
   }
 
   async #inTurn<T>(id: string, act: () => Promise<T>): Promise<T> {

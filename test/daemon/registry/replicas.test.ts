@@ -119,6 +119,35 @@ test('a replica refuses a change only after it has caught up', async () => {
   assert.equal(a.registry.has('vm-1'), false);
 });
 
+test('a replica catches up once to refuse changes to a VM that arrive together', async (t) => {
+  const { a, b } = setUp();
+  const { position } = await a.registry.register(aVm());
+  const { replication } = a.store;
+  const { refresh } = replication;
+  let later: Promise<unknown> | undefined;
+  const mock = t.mock.method(replication, 'refresh', async () => {
+    const revision = await refresh();
+    // The replica must catch up again for a change that arrives now, because it does not know what the other one does now.
+    if (!later) {
+      const { position: latest } = await b.registry.update('vm-1', { name: 'other' });
+      later = a.registry.update('vm-1', { name: 'later' }, { expect: [latest] });
+    }
+    return revision;
+  });
+  const names = ['1', '2', '3', '4', '5'];
+  const changes = names.map((name) => a.registry.update('vm-1', { name }, { expect: [position] }));
+  const outcomes = await Promise.allSettled(changes);
+  assert.deepEqual(
+    outcomes.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value.name : outcome.reason.code)),
+    ['1', ...names.slice(1).map(() => 'PRECONDITION_FAILED')],
+  );
+  assert.equal(mock.mock.callCount(), 1);
+  assert.ok(later);
+  await later;
+  assert.equal(mock.mock.callCount(), 2);
+  assert.equal(a.registry.get('vm-1').name, 'later');
+});
+
 test('a replica that cannot catch up answers 503 instead of refusing', async () => {
   const { cluster, a } = setUp();
   await a.registry.register(aVm());
