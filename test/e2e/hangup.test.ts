@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { startDaemon, tempDir, VREG } from '../helpers/daemon.ts';
+import { killAfter, startDaemon, tempDir, VREG } from '../helpers/daemon.ts';
 import { startVreg } from '../helpers/running.ts';
 import { startInTerminal, vregInTerminal } from '../helpers/terminal.ts';
 import { unless } from '../helpers/tools.ts';
@@ -41,7 +41,7 @@ test('nohup vreg watch survives the end of its terminal', unless('python3', 'bas
   // nohup may have written the beginning of its line before.
   await shell.shows(/pid \d+\r/);
   const pid = Number(/pid (\d+)\r/.exec(shell.text())![1]);
-  t.after(() => process.kill(pid, 'SIGKILL'));
+  killAfter(t, pid);
   // Until then it is still the shell, which handles SIGHUP too.
   await until('the shell to become vreg', () => readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('watch'));
   await handlesHangup(pid);

@@ -38,6 +38,17 @@ export function endAfter(t: TestContext, end: () => Promise<unknown>): void {
   t.after(end);
 }
 
+/** Kills a background process when the test ends, before its folders are removed. */
+export function killAfter(t: TestContext, pid: number): void {
+  endAfter(t, async () => {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has exited already.
+    }
+  });
+}
+
 /** An environment without the configuration of this machine. */
 export function cleanEnv(home: string, more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   return {

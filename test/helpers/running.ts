@@ -1,7 +1,7 @@
 /** Runs the real program against a registry of the test, either until it exits or in the background. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { TestContext } from 'node:test';
-import { cleanEnv, ENTRY, PROGRAM, type Ran, run, VREG } from './daemon.ts';
+import { cleanEnv, ENTRY, endAfter, PROGRAM, type Ran, run, VREG } from './daemon.ts';
 
 export interface RunOptions {
   url?: string;
@@ -67,6 +67,6 @@ export function startVreg(t: TestContext, args: readonly string[], options: RunO
     child.kill(signal);
     return ended;
   };
-  t.after(() => end('SIGKILL'));
+  endAfter(t, () => end('SIGKILL'));
   return { child, stdout: () => stdout, stderr: () => stderr, ended, end };
 }

@@ -10,6 +10,7 @@ import {
   type DaemonOptions,
   ENTRY,
   endAfter,
+  killAfter,
   PROGRAM,
   type Ran,
   run,
@@ -157,16 +158,7 @@ export async function inHome(
   const ran = startsProcess(args)
     ? await run(PROGRAM, [...ENTRY, ...args], { env: environment })
     : await runInProcess(args, { env: environment });
-  if (args.includes('--detach') && ran.code === 0) {
-    const { pid } = processes(ran)[0]!;
-    t.after(() => {
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch {
-        // It has exited already.
-      }
-    });
-  }
+  if (args.includes('--detach') && ran.code === 0) killAfter(t, processes(ran)[0]!.pid);
   return ran;
 }
 
