@@ -169,7 +169,7 @@ test('clients with a certificate are accepted on a public address, and others ge
   const stranger = await ls(foreign.issue('client'));
   assert.equal(stranger.code, 8);
   assert.match(stranger.stderr, /\nhint: the server may have rejected the certificate from --cert-file/);
-  assert.match(daemon.said(), /refused a connection: the TLS handshake failed/);
+  await until('the line', () => /refused a connection: the TLS handshake failed/.test(daemon.said()));
 });
 
 const STARTS: readonly [name: string, (authority: Authority, server: Issued) => string[], said: RegExp][] = [
