@@ -4,6 +4,8 @@ import test from 'node:test';
 import { POSITION_HEADER } from '../../src/protocol/api.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 import { startCluster, unlessEtcd } from '../helpers/etcd.ts';
+import { call } from '../helpers/http.ts';
+import { aVm } from '../helpers/vm.ts';
 
 const options = process.env.VREG_BIN
   ? unlessEtcd()
@@ -12,9 +14,9 @@ const options = process.env.VREG_BIN
 test('replicas of the executable share a cluster, and its check passes', options, async (t) => {
   const { url } = await startCluster(t);
   const [a, b] = await Promise.all([1, 2].map(() => startDaemon(t, { args: ['--store', url], env: { PATH: '' } })));
-  const registered = await a!.vreg(['register', 'infra-1', '--role', 'infra', '--address', '10.0.0.1']);
-  assert.equal(registered.code, 0, registered.stderr);
-  const position = (await fetch(`${a!.url}/registry/vms`)).headers.get(POSITION_HEADER);
+  const registered = await call(a!.url, 'POST', '/registry/vms', { body: aVm({ role: 'infra', address: '10.0.0.1' }) });
+  assert.equal(registered.status, 201);
+  const position = registered.headers.get(POSITION_HEADER);
   const read = await fetch(`${b!.url}/registry/discover/infra?minPosition=${position}`);
   assert.match(await read.text(), /"10\.0\.0\.1"/);
   const check = await a!.vreg(['daemon', 'check', '--store', url]);

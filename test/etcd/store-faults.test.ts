@@ -55,6 +55,7 @@ test('a replica that reads the list twice at its start has nothing that was remo
   const b = await startReplica(t, endpoints);
   assert.deepEqual([b.registry.has(ids[0]!), b.registry.has(ids[1]!)], [false, true]);
   assert.equal(b.tokens.find(token), undefined);
+  await a.registry.replicas.catchUp();
   assert.equal(b.registry.positions.current, a.registry.positions.current);
 });
 
@@ -62,6 +63,7 @@ test('a cluster without space refuses changes, but serves reads and removes VMs'
   const { endpoints, etcdctl } = await startCluster(t, { members: 1, flags: ['--quota-backend-bytes=4194304'] });
   const [a, b] = [await startReplica(t, endpoints), await startReplica(t, endpoints)];
   for (const id of ['vm-1', 'vm-2']) await a.registry.register(aVm({ id }));
+  await b.registry.replicas.catchUp();
   for (let n = 0; (await etcdctl('alarm', 'list')) === ''; n++)
     await etcdctl('put', `/filler/${n}`, 'x'.repeat(100_000)).catch(() => {});
   const error = await a.registry.register(aVm({ id: 'vm-3' })).catch((thrown) => thrown);
@@ -80,6 +82,8 @@ test('a cluster without space refuses changes, but serves reads and removes VMs'
   // The note of the removal is written later.
   await until('the note', async () => (await b.registry.history('vm-1', 1))[0]?.position === removal);
   const [note] = await a.registry.history('vm-1', 1);
+  // A history is read from etcd, but the journal is that of the view.
+  await b.registry.replicas.catchUp();
   assert.deepEqual([note?.type, note?.by], ['deregistered', 'ops']);
   assert.deepEqual(
     (await b.registry.changesSince(before))?.map(({ type, entry }) => `${type} ${entry.id}`),
@@ -91,7 +95,7 @@ test('a cluster without space refuses changes, but serves reads and removes VMs'
   await a.registry.register(aVm({ id: 'vm-1' }));
   await a.registry.deregister('vm-1');
   await a.registry.register(aVm({ id: 'vm-3' }));
-  await b.registry.replicas.catchUp();
+  for (const { registry } of [a, b]) await registry.replicas.catchUp();
   assert.deepEqual(
     ['vm-1', 'vm-2', 'vm-3'].map((id) => b.registry.has(id)),
     [false, true, true],
