@@ -3,34 +3,43 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import type { EtcdClient } from '../../daemon/store/etcd/etcd-client.ts';
 import { EtcdError } from '../../daemon/store/etcd/etcd-error.ts';
-import type { Outcome, Transactions } from '../../daemon/store/etcd/transaction.ts';
+import type { Outcome, Transactions, Write } from '../../daemon/store/etcd/transaction.ts';
 import { type Cluster, cutProxy, type EtcdMember, startCluster, unlessEtcd } from '../helpers/etcd.ts';
 import { openClient, openReplica, PREFIX, type Replica } from '../helpers/etcd-replica.ts';
 import { until } from '../helpers/until.ts';
 
 const options = unlessEtcd();
+/** Long enough for an election on a busy machine. */
+const PATIENT = { timeoutMs: 60_000 };
 /** VMs that a fault hits at once. */
 const VMS = 40;
 
 const keyOf = (id: number | string) => `${PREFIX}vm/${id}`;
 
 /** Creates a key. @param writeId makes the value unique */
-function create(transactions: Transactions, id: number | string, writeId: string): Promise<Outcome> {
+function create(
+  transactions: Transactions,
+  id: number | string,
+  writeId: string,
+  time: { timeoutMs?: number } = PATIENT,
+): Promise<Outcome> {
   const key = keyOf(id);
-  return transactions.commit({
+  const write: Write = {
     compares: [{ key, createRevision: 0 }],
     success: [{ type: 'put', key, value: writeId }],
     failure: [{ type: 'range', key }],
-  });
+  };
+  return transactions.commit(write, time);
 }
 
 function remove(transactions: Transactions, id: number | string, revision: number): Promise<Outcome> {
   const key = keyOf(id);
-  return transactions.commit({
+  const write: Write = {
     compares: [{ key, modRevision: revision }],
     success: [{ type: 'delete', key }],
     failure: [{ type: 'range', key }],
-  });
+  };
+  return transactions.commit(write, PATIENT);
 }
 
 /** The create of a client that takes every failure for "not executed". */
@@ -196,14 +205,14 @@ test(
     second!.freeze();
     third!.freeze();
     const startedAt = performance.now();
-    await assert.rejects(create(transactions, 1, 'first'), { kind: 'unknown' });
+    await assert.rejects(create(transactions, 1, 'first', {}), { kind: 'unknown' });
     assert.ok(performance.now() - startedAt < 8000);
     // Its own fence must be replaced first, so that nothing is sent.
-    await assert.rejects(create(transactions, 2, 'second'), { kind: 'unavailable' });
+    await assert.rejects(create(transactions, 2, 'second', {}), { kind: 'unavailable' });
     second!.thaw();
     third!.thaw();
     await until('a change is possible again', () =>
-      create(transactions, 3, 'third').then(
+      create(transactions, 3, 'third', {}).then(
         ({ applied }) => applied,
         () => false,
       ),
