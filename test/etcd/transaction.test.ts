@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import type { EtcdClient } from '../../daemon/store/etcd/etcd-client.ts';
 import { EtcdError } from '../../daemon/store/etcd/etcd-error.ts';
-import type { Outcome, Transactions, Write } from '../../daemon/store/etcd/transaction.ts';
+import { type Outcome, Transactions, type Write } from '../../daemon/store/etcd/transaction.ts';
 import { type Cluster, cutProxy, type EtcdMember, startCluster, unlessEtcd } from '../helpers/etcd.ts';
-import { openClient, openReplica, PREFIX, type Replica } from '../helpers/etcd-replica.ts';
+import { openClient, openReplica, PREFIX, type Replica, startView } from '../helpers/etcd-replica.ts';
 import { until } from '../helpers/until.ts';
 
 const options = unlessEtcd();
@@ -32,14 +32,19 @@ function create(
   return transactions.commit(write, time);
 }
 
-function remove(transactions: Transactions, id: number | string, revision: number): Promise<Outcome> {
+function remove(
+  transactions: Transactions,
+  id: number | string,
+  revision: number,
+  time: { timeoutMs?: number } = PATIENT,
+): Promise<Outcome> {
   const key = keyOf(id);
   const write: Write = {
     compares: [{ key, modRevision: revision }],
     success: [{ type: 'delete', key }],
     failure: [{ type: 'range', key }],
   };
-  return transactions.commit(write, PATIENT);
+  return transactions.commit(write, time);
 }
 
 /** The create of a client that takes every failure for "not executed". */
@@ -166,6 +171,29 @@ test('a deletion whose answer was lost is reported as done', options, async (t) 
   const removed = await Promise.all(created.map(({ revision }, id) => remove(transactions, id, revision)));
   assert.deepEqual(new Set(removed.map(({ applied }) => applied)), new Set([true]));
 });
+
+for (const mayMove of [true, false]) {
+  const outcome = mayMove ? 'done when the view knows it' : 'unknown if the view does not learn of it';
+  test(
+    `a deletion of a key that has not arrived in the view, whose answer was lost, is ${outcome}`,
+    options,
+    async (t) => {
+      const cluster = await startCluster(t);
+      const [first, ...others] = cluster.endpoints;
+      const [watched, written] = [await cutProxy(t, first!), await cutProxy(t, first!)];
+      const { session, client } = await openReplica(t, [written.endpoint, ...others]);
+      const { informer } = await startView(t, await openClient(t, [watched.endpoint, ...(mayMove ? others : [])]));
+      const transactions = new Transactions(client, session, informer);
+      t.after(() => transactions.close());
+      watched.hold();
+      const { revision } = await create(transactions, 1, 'write-1');
+      assert.ok(informer.revision < revision);
+      written.hold();
+      if (mayMove) assert.equal((await remove(transactions, 1, revision)).applied, true);
+      else await assert.rejects(remove(transactions, 1, revision, {}), { kind: 'unknown' });
+    },
+  );
+}
 
 test('a compare that fails reports the current state, and only then', options, async (t) => {
   const cluster = await startCluster(t, { members: 1 });

@@ -99,7 +99,7 @@ export class Transactions {
     for (;;) {
       try {
         const outcome = await this.#attempt(write, proof, end);
-        if (outcome?.applied === false && ambiguous) await this.#waitForRemoval(proof, end);
+        if (outcome?.applied === false && ambiguous) await this.#waitForRemoval(proof, ambiguous, end);
         if (outcome?.applied === false && isProved()) return proved(proof);
         if (outcome) return outcome;
       } catch (error) {
@@ -162,10 +162,16 @@ export class Transactions {
       throw new EtcdError('unknown', `${cause.message}; the changes since then were compacted`, { cause });
   }
 
-  /** Waits until the view shows how a key was deleted that a repeated deletion has found absent. */
-  async #waitForRemoval({ key, boundTo }: Proof, end: number): Promise<void> {
-    while (this.#informer.revisionOf(key) === boundTo && this.#now() < end)
+  /**
+   * Waits until the view shows how a key was deleted that a repeated deletion has found absent.
+   * @throws EtcdError unknown
+   */
+  async #waitForRemoval({ key, boundTo }: Proof, cause: EtcdError, end: number): Promise<void> {
+    // The view may not have reached the revision that the key had before, so that it does not know the key.
+    const isPending = () => this.#informer.revision < boundTo || this.#informer.revisionOf(key) === boundTo;
+    while (isPending() && this.#now() < end)
       await this.#informer.waitFor(this.#informer.revision + 1, this.#left(end)).catch(() => {});
+    if (isPending()) throw cause;
   }
 
   /**
