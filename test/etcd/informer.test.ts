@@ -177,6 +177,39 @@ test('cuts in the middle of a catch-up lose nothing', options, async (t) => {
   assert.equal(view.informer.lists, 1);
 });
 
+test('the keys of etcd show whether the view is current, without a write', options, async (t) => {
+  const { cluster, client } = await setUp(t);
+  const proxy = await cutProxy(t, cluster.endpoints[0]!);
+  const viewer = await openClient(t, [proxy.endpoint]);
+  const view = await startView(t, viewer);
+  await putEach(client, 3);
+  await until('the view follows', () => view.events.length === 3);
+  // The answers of the watch are held, those of reads are not.
+  t.mock.method(viewer, 'range', (...request: Parameters<EtcdClient['range']>) => client.range(...request));
+  for (const change of [
+    () => client.delete(`${PREFIX}vm/0`),
+    () => client.put(`${PREFIX}vm/1`, 'changed'),
+    () => client.put(`${PREFIX}vm/3`, 'new'),
+    () =>
+      client.txn(
+        [],
+        [
+          { type: 'delete', key: `${PREFIX}vm/1` },
+          { type: 'put', key: `${PREFIX}vm/4`, value: 'new' },
+        ],
+      ),
+  ]) {
+    await view.informer.awaitSameKeys(5000);
+    proxy.hold();
+    await change();
+    await assert.rejects(view.informer.awaitSameKeys(200), { kind: 'unavailable' });
+    const current = view.informer.awaitSameKeys(10_000);
+    proxy.release();
+    await current;
+    await assertExact(client, view);
+  }
+});
+
 test('after a compaction the view reports the difference, deletions included', options, async (t) => {
   const { cluster, client } = await setUp(t);
   const proxy = await cutProxy(t, cluster.endpoints[0]!);

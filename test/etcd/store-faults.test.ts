@@ -69,10 +69,13 @@ test('a cluster without space refuses changes, but serves reads and removes VMs'
   const error = await a.registry.register(aVm({ id: 'vm-3' })).catch((thrown) => thrown);
   assert.deepEqual([error.code, error.status], ['STORE_FULL', 507]);
   assert.equal(a.registry.has('vm-3'), false);
+  await assert.rejects(b.registry.deregister('vm-3'), { code: 'NOT_FOUND' });
+  await b.registry.replicas.awaitVm('vm-3');
   const before = b.registry.revision;
   const removal = formatPosition(await a.registry.deregister('vm-1', { by: 'ops' }));
   assert.equal(a.registry.has('vm-1'), false);
-  await until('the removal to arrive', () => b.registry.positions.current === removal);
+  await b.registry.replicas.awaitPosition(removal);
+  assert.equal(b.registry.positions.current, removal);
   assert.equal(await b.registry.changesSince(before), undefined, 'the journal lacks the removal');
   await etcdctl('del', '--prefix', '/filler/');
   const { header } = JSON.parse(await etcdctl('get', '/none', '-w', 'json')) as { header: { revision: number } };

@@ -211,6 +211,24 @@ export class Informer {
     });
   }
 
+  /**
+   * Waits until the view contains every change that was committed before the call, while etcd accepts no put that would show it:
+   * until the view has no older keys than etcd, and as many. etcd reads all keys for this.
+   * @throws EtcdError unavailable
+   */
+  async awaitSameKeys(timeoutMs: number): Promise<void> {
+    const end = this.#now() + timeoutMs;
+    const left = () => Math.max(1, end - this.#now());
+    const { header, kvs, count } = await this.#client.range(
+      { key: this.#prefix, rangeEnd: prefixEnd(this.#prefix), keysOnly: true, minModRevision: this.#revision + 1 },
+      { timeoutMs: left() },
+    );
+    for (const { modRevision } of kvs) await this.waitFor(modRevision, left());
+    // The view lacks removals if it has more keys. Beyond the revision of the answer, the number may differ for other reasons.
+    while (this.#revision < header.revision && this.#known.size !== count)
+      await this.waitFor(this.#revision + 1, left());
+  }
+
   /** Reports nothing from now on. A request that is in progress ends with its own timeout. */
   stop(): void {
     this.#isStopped = true;

@@ -39,6 +39,8 @@ export interface RangeRequest {
   serializable?: boolean;
   keysOnly?: boolean;
   countOnly?: boolean;
+  /** Leaves out keys with a lower mod revision. */
+  minModRevision?: number;
 }
 
 export interface RangeResponse {
@@ -47,7 +49,7 @@ export interface RangeResponse {
   kvs: KeyValue[];
   /** True if the limit left out keys. */
   more: boolean;
-  /** Number of keys in the range, without regard to the limit. */
+  /** Number of keys in the range, without regard to the limit and the mod revision. */
   count: number;
   /** The last key as it is stored, to continue after it: a foreign key may not be valid UTF-8. */
   lastKey: Buffer | undefined;
@@ -171,7 +173,8 @@ function writeRange(request: RangeRequest): MessageWriter {
     .optionalNumber(4, request.revision)
     .flag(7, request.serializable)
     .flag(8, request.keysOnly)
-    .flag(9, request.countOnly);
+    .flag(9, request.countOnly)
+    .optionalNumber(10, request.minModRevision);
 }
 
 function writePut({ key, value, lease }: PutRequest): MessageWriter {

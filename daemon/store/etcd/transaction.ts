@@ -178,7 +178,7 @@ export class Transactions {
    * Brings the view up to date: when it resolves, the view contains every change that was committed before the call. Writes a
    * key beside that of the session, because only events of the prefix move the view. Concurrent calls share the write.
    * @returns a revision that the view has reached
-   * @throws EtcdError unavailable, no-space
+   * @throws EtcdError unavailable
    */
   barrier(timeoutMs: number = DEFAULT_TIMEOUT): Promise<number> {
     if (!this.#barrier) {
@@ -198,6 +198,10 @@ export class Transactions {
       const revision = await this.#putBarrier(end);
       await this.#informer.waitFor(revision, this.#left(end));
       return revision;
+    } catch (error) {
+      if (!(error instanceof EtcdError) || error.kind !== 'no-space') throw error;
+      await this.#informer.awaitSameKeys(this.#left(end));
+      return this.#informer.revision;
     } finally {
       this.#barrier = undefined;
     }
