@@ -3,9 +3,10 @@
  * a token.
  */
 import { isUtf8 } from 'node:buffer';
-import { lstatSync, readFileSync, readlinkSync, realpathSync, rmdirSync, rmSync } from 'node:fs';
+import { lstatSync, readlinkSync, realpathSync, rmdirSync, rmSync } from 'node:fs';
 import { dirname, join, resolve, sep } from 'node:path';
 import { homeFolder } from './config/folders.ts';
+import { readPlainFile } from './config/json-file.ts';
 import { createFolder, writeAtomically } from './files.ts';
 import { VregError } from './protocol/errors.ts';
 import { type Change, invalid } from './setup/change.ts';
@@ -242,8 +243,9 @@ function hookOf(event: string, name: 'start' | 'stop'): JsonEntry {
 function readText(path: string): string | undefined {
   let bytes: Buffer;
   try {
-    bytes = readFileSync(path);
+    bytes = readPlainFile(path, path);
   } catch (cause) {
+    if (cause instanceof VregError) throw cause;
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw unusable('read', path, cause);
   }

@@ -11,27 +11,40 @@ export interface JsonFile {
 }
 
 /**
- * Reads a file with a JSON object. Refuses a pipe and a device, because reading one could block the process forever.
+ * Reads a file with a JSON object.
  * @param what description for error messages, for example `the config file`
  * @param hint how to correct an invalid file
  * @returns undefined if it does not exist
  * @throws VregError USAGE if it cannot be read, or is not a JSON object in UTF-8
  */
 export function readJsonFile(path: string, what: string, hint: string): JsonFile | undefined {
-  let file: number | undefined;
   try {
-    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
-    checkIsFile(fstatSync(file), `${what} ${path}`);
-    return parseJsonFile(path, readFileSync(file), what, hint);
+    return parseJsonFile(path, readPlainFile(path, `${what} ${path}`), what, hint);
   } catch (cause) {
     if (cause instanceof VregError) throw cause;
     const { code } = cause as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
-    if (code === 'ENXIO') checkIsFile(statSync(path), `${what} ${path}`); // a socket
     throw new VregError('USAGE', `cannot read ${what} ${path} (${code})`, {
       hint: code === 'ELOOP' ? REMOVE : `check the owner and the mode: ls -l ${path}`,
       cause,
     });
+  }
+}
+
+/**
+ * Reads a file. Refuses a pipe and a device, because reading one could block the process forever.
+ * @param subject of the error message
+ * @throws VregError USAGE if it is anything but a regular file; the file system's errors
+ */
+export function readPlainFile(path: string, subject: string): Buffer {
+  let file: number | undefined;
+  try {
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+    checkIsFile(fstatSync(file), subject);
+    return readFileSync(file);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENXIO') checkIsFile(statSync(path), subject); // a socket
+    throw error;
   } finally {
     if (file !== undefined) closeSync(file);
   }

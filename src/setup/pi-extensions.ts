@@ -3,8 +3,9 @@
  * extensions from the files in its folders, and from the packages and paths in its settings (pi, docs/extensions.md, packages.md and
  * src/core/package-manager.ts).
  */
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
+import { readPlainFile } from '../config/json-file.ts';
 
 /** The extension of vreg in a folder of pi. */
 export const EXTENSION_FILE = 'vreg-registry.js';
@@ -159,7 +160,7 @@ function isFolder(path: string): boolean {
 /** The content of a JSON file; empty if pi cannot read it either. */
 function readJson(path: string): Record<string, unknown> {
   try {
-    return (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown> | null) ?? {};
+    return (JSON.parse(readPlainFile(path, path).toString()) as Record<string, unknown> | null) ?? {};
   } catch {
     return {};
   }
@@ -167,7 +168,7 @@ function readJson(path: string): Record<string, unknown> {
 
 function hasTools(file: string): boolean {
   try {
-    return TOOL.test(readFileSync(file, 'utf8'));
+    return TOOL.test(readPlainFile(file, file).toString());
   } catch {
     // It is no file that this user can read.
     return false;

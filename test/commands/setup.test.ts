@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
@@ -297,6 +298,20 @@ test('--remove removes a hook that is there twice', async (t) => {
   assert.deepEqual((await setup('claude', '--only', 'hooks', '--remove')).actions, ['hooks remove']);
   assert.deepEqual(readdirSync(home), []);
 });
+
+for (const [program, name] of [
+  ['claude', '.claude/settings.json'],
+  ['codex', '.codex/config.toml'],
+  ['pi', '.pi/agent/skills/registry/SKILL.md'],
+] as const)
+  test(`setup ${program} refuses a pipe in place of a file, which it would wait for, and names it`, async (t) => {
+    const { home } = aHome(t);
+    mkdirSync(dirname(join(home, name)), { recursive: true });
+    execFileSync('mkfifo', [join(home, name)]);
+    const { code, stderr } = await run(PROGRAM, [...ENTRY, 'setup', program], { env: cleanEnv(home) });
+    assert.equal(code, 5);
+    assert.equal(stderr, `vreg: ${join(home, name)} is a pipe instead of a file\nhint: remove or rename it\n`);
+  });
 
 for (const text of [
   '// mine\n{}\n',
