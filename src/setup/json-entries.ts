@@ -1,16 +1,6 @@
 /** Entries in JSON files of other programs. Everything else in the file stays as it is, with its formatting and comments. */
 import { isDeepStrictEqual } from 'node:util';
-import {
-  applyEdits,
-  createScanner,
-  type FormattingOptions,
-  findNodeAtLocation,
-  modify,
-  type Node,
-  type ParseError,
-  parse,
-  parseTree,
-} from 'jsonc-parser';
+import { createScanner, findNodeAtLocation, type Node, type ParseError, parse, parseTree } from 'jsonc-parser';
 import { type Change, invalid } from './change.ts';
 
 type Path = (string | number)[];
@@ -26,32 +16,37 @@ export interface JsonEntry {
 /** Editors on Windows write it at the start of a file. */
 const BYTE_ORDER_MARK = '\ufeff';
 
+/** One level of indentation in a file that vreg creates, and in one that has no indentation. They differ; see {@link removeEntries}. */
+const [NEW_INDENT, DEFAULT_INDENT] = ['\t', '  '];
+
 /** Adds entries that are missing. @param file for error messages @throws VregError USAGE if the text is not a JSON object */
 export function addEntries(file: string, before: string | undefined, entries: readonly JsonEntry[]): Change {
   const { mark, json } = split(before);
+  const indent = before === undefined ? NEW_INDENT : DEFAULT_INDENT;
   let text = json ?? '{}\n';
   let isEdited = false;
   for (const entry of entries) {
-    const { found, value } = find(file, text, entry);
-    if (found.length > 0) {
-      isEdited ||= !found.some(({ isEqual }) => isEqual);
-      continue;
-    }
-    if (!entry.isOwnElement) text = edit(text, entry.path, entry.value);
-    else if (value === undefined) text = edit(text, entry.path, [entry.value]);
-    else text = edit(text, [...entry.path, (value as unknown[]).length], entry.value, true);
+    const found = find(file, text, entry);
+    if (found.length === 0) text = add(text, entry, indent);
+    else isEdited ||= !found.some(({ isEqual }) => isEqual);
   }
   return { text: mark + text, isEdited };
 }
 
-/** Removes entries that nobody edited, and the objects and arrays that are empty then; the file too if nothing else is in it. */
+/**
+ * Removes entries that nobody edited, and the objects and arrays that are empty then. Removes the file too if it is as
+ * {@link addEntries} has created it.
+ */
 export function removeEntries(file: string, before: string | undefined, entries: readonly JsonEntry[]): Change {
   const { mark, json } = split(before);
   if (json === undefined) return { text: before, isEdited: false };
+  // Git may have converted the line endings.
+  if (json.replaceAll('\r\n', '\n') === addEntries(file, undefined, entries).text)
+    return { text: undefined, isEdited: false };
   let text = json;
   let isEdited = false;
   for (const entry of entries) {
-    const { found } = find(file, text, entry);
+    const found = find(file, text, entry);
     isEdited ||= found.some(({ isEqual }) => !isEqual);
     // The last one first, because a removal moves those behind it.
     for (const { path: own } of found.filter(({ isEqual }) => isEqual).reverse()) {
@@ -60,8 +55,7 @@ export function removeEntries(file: string, before: string | undefined, entries:
         text = remove(text, path);
     }
   }
-  const isLeftEmpty = text !== json && EMPTY.test(text.trim());
-  return { text: isLeftEmpty ? undefined : mark + text, isEdited };
+  return { text: mark + (EMPTY.test(text.trim()) ? text.replace(/\{\s*\}/, '{}') : text), isEdited };
 }
 
 /** Separates the byte order mark, which is no part of JSON. A file without content counts as one without JSON. */
@@ -71,7 +65,7 @@ function split(before = ''): { mark: string; json: string | undefined } {
   return { mark, json: json.trim() === '' ? undefined : json };
 }
 
-/** The entries in the text that are those of vreg, and the value at the path. */
+/** The entries in the text that are those of vreg. @throws VregError USAGE */
 function find(file: string, text: string, { path, value, isOwnElement }: JsonEntry) {
   const content = contentOf(file, text);
   for (let depth = 1; depth < path.length; depth++) requireObject(file, content, path.slice(0, depth));
@@ -82,10 +76,9 @@ function find(file: string, text: string, { path, value, isOwnElement }: JsonEnt
   const all: { path: Path; element: unknown }[] = isOwnElement
     ? ((there as unknown[] | undefined) ?? []).map((element, index) => ({ path: [...path, index], element }))
     : [{ path, element: there }];
-  const found = all
+  return all
     .filter(({ element }) => (isOwnElement ? isOwnElement(element) : element !== undefined))
     .map(({ path, element }) => ({ path, isEqual: isDeepStrictEqual(element, value) }));
-  return { found, value: there };
 }
 
 function contentOf(file: string, text: string): object {
@@ -176,12 +169,44 @@ function join(head: string, tail: string): string {
   return (/^[ \t]*\r?\n/.test(tail) || !lastLine.includes('//') ? trimmed : head) + tail;
 }
 
-function edit(text: string, path: Path, value: unknown, isArrayInsertion = false): string {
-  const indent = /^([ \t]+)\S/m.exec(text)?.[1] ?? '  ';
-  const formattingOptions: FormattingOptions = {
-    insertSpaces: !indent.startsWith('\t'),
-    tabSize: indent.startsWith('\t') ? 1 : indent.length,
-    eol: text.includes('\r\n') ? '\r\n' : '\n',
-  };
-  return applyEdits(text, modify(text, path, value, { formattingOptions, isArrayInsertion }));
+/** Adds an entry, and the objects and the array that contain it. @param defaultIndent one level, if the text has no indentation */
+function add(text: string, { path, value, isOwnElement }: JsonEntry, defaultIndent: string): string {
+  const unit = /^([ \t]+)\S/m.exec(text)?.[1] ?? defaultIndent;
+  const array = isOwnElement && nodeAt(text, path);
+  if (array) return insert(text, array, undefined, value, unit);
+  let added: object = isOwnElement ? [value] : value;
+  for (let depth = path.length - 1; ; depth--) {
+    const container = nodeAt(text, path.slice(0, depth));
+    if (container) return insert(text, container, path[depth]!, added, unit);
+    added = { [path[depth]!]: added };
+  }
+}
+
+/**
+ * Inserts a value at the end of an object or an array. The library would format what is around it as well, which takes minutes in a
+ * file that is one line of some megabytes.
+ * @param unit one level of indentation
+ */
+function insert(text: string, container: Node, key: string | undefined, value: object, unit: string): string {
+  const close = endOf(container) - 1;
+  const last = container.children!.at(-1);
+  const comma = last && commaBehind(text, last);
+  const isOneLine = !text.slice(last ? container.offset : 0, close).includes('\n') && !EMPTY.test(text.trim());
+  const newLine = text.includes('\r\n') ? '\r\n' : '\n';
+  const outer = newLine + indentAt(text, container.offset);
+  const inner = last ? newLine + indentAt(text, last.offset) : outer + unit;
+  const json = JSON.stringify(value, null, unit).replaceAll(/\n/g, inner);
+  const item = `${key === undefined ? '' : `${JSON.stringify(key)}: `}${isOneLine ? json.replaceAll(/\s*\n\s*/g, ' ') : json}`;
+  // Behind the comments, unless they are on the same line.
+  const end = isOneLine && last ? (comma ?? endOf(last) - 1) + 1 : text.slice(0, close).trimEnd().length;
+  const head =
+    last && comma === undefined ? `${text.slice(0, endOf(last))},${text.slice(endOf(last), end)}` : text.slice(0, end);
+  const tail = text.slice(end);
+  const isClosedBelow = isOneLine || last || /^\s*\n/.test(tail);
+  return `${head}${isOneLine ? ' ' : inner}${item}${comma === undefined ? '' : ','}${isClosedBelow ? '' : outer}${tail}`;
+}
+
+/** The white space at the start of the line of an offset. */
+function indentAt(text: string, offset: number): string {
+  return /^[ \t]*/.exec(text.slice(text.lastIndexOf('\n', offset - 1) + 1))![0];
 }

@@ -9,7 +9,8 @@ export function addServer(file: string, before: string | undefined, name: string
   const known = serversIn(file, text)[name];
   if (known !== undefined) return { text: before, isEdited: !isDeepStrictEqual(known, { ...server }) };
   const ended = text === '' || text.endsWith('\n') ? text : `${text}\n`;
-  const added = `${ended === '' ? '' : '\n'}${blockOf(name, server)}`;
+  // An empty line separates it from what is there, also from nothing, so that --remove knows whether it has created the file.
+  const added = `${before === undefined ? '' : '\n'}${blockOf(name, server)}`;
   const after = ended + (ended.includes('\r\n') ? withReturns(added) : added);
   if (!isTable(after, name, server))
     throw invalid(
@@ -19,7 +20,7 @@ export function addServer(file: string, before: string | undefined, name: string
   return { text: after, isEdited: false };
 }
 
-/** Removes the table if it is as {@link addServer} wrote it. */
+/** Removes the table if it is as {@link addServer} wrote it; the file too if that has created it. */
 export function removeServer(file: string, before: string | undefined, name: string, server: Server): Change {
   const known = before === undefined ? undefined : serversIn(file, before)[name];
   if (before === undefined || known === undefined) return { text: before, isEdited: false };
@@ -29,8 +30,8 @@ export function removeServer(file: string, before: string | undefined, name: str
     .flatMap((text) => [withReturns(text), text])
     .find((text) => before.includes(text));
   if (!isDeepStrictEqual(known, { ...server }) || found === undefined) return { text: before, isEdited: true };
-  const after = before.replace(found, '');
-  return { text: after === '' ? undefined : after, isEdited: false };
+  const isCreated = before === found && found.startsWith('#');
+  return { text: isCreated ? undefined : before.replace(found, ''), isEdited: false };
 }
 
 function withReturns(text: string): string {

@@ -295,8 +295,63 @@ test('setup exits with 4 also if it keeps one entry of a file and changes anothe
 test('--remove removes a hook that is there twice', async (t) => {
   const { home, setup, write } = aHome(t);
   write('.claude/settings.json', JSON.stringify({ hooks: { SessionStart: [HOOK('start'), HOOK('start')] } }));
-  assert.deepEqual((await setup('claude', '--only', 'hooks', '--remove')).actions, ['hooks remove']);
-  assert.deepEqual(readdirSync(home), []);
+  assert.deepEqual((await setup('claude', '--only', 'hooks', '--remove')).actions, ['hooks change']);
+  assert.deepEqual(filesIn(home), { '.claude/settings.json': '{}' });
+});
+
+for (const [program, name, texts] of [
+  [
+    'claude',
+    '.claude.json',
+    ['{}', '{}\n', '{}\r\n', '{\n  "mcpServers": {}\n}\n', '{"mcpServers":{}}', '', '\n', '\ufeff{}'],
+  ],
+  [
+    'claude',
+    '.claude/settings.json',
+    ['{}', '{}\n', '{"hooks": {}}', '{\n  "hooks": {\n    "SessionEnd": []\n  }\n}\n', ''],
+  ],
+  ['codex', '.codex/hooks.json', ['{}\n', '{"hooks": {"SessionStart": []}}\n']],
+  ['codex', '.codex/config.toml', ['', '\n', '\r\n', '# mine\n', '[mcp_servers]\n']],
+] as const)
+  for (const text of texts)
+    test(`--remove leaves ${name} if it was there before, here as ${JSON.stringify(text)}`, async (t) => {
+      const { setup, write, read, home } = aHome(t);
+      write(name, text);
+      assert.equal((await setup(program)).code, 0);
+      assert.equal((await setup(program, '--remove')).code, 0);
+      assert.deepEqual(Object.keys(filesIn(home)), [name]);
+      if (name.endsWith('.toml') || text.trim() === '{}') assert.equal(read(name), text);
+      else assert.deepEqual(JSON.parse(read(name).replace('\ufeff', '')), {});
+    });
+
+for (const [what, text] of [
+  ['one line', '{"a":1,"hooks":{"SessionStart":[{"matcher":"x","hooks":[]}]},"mcpServers":{"x":{"args":[1,2]}}}'],
+  ['lines with values of their own layout', SETTINGS],
+  [
+    'comments and commas at the end',
+    '{\n\t"a": [1,2], // mine\n\t"hooks": { /* mine */\n\t\t"SessionStart": [ {"matcher":"x"}, ],\n\t},\n}',
+  ],
+  ['carriage returns', '{\r\n   "a": {"b":1},\r\n   "mcpServers": { "x": {} }\r\n}\r\n'],
+] as const)
+  test(`setup changes nothing else in a file, and --remove restores each of its characters: ${what}`, async (t) => {
+    const { setup, write, read } = aHome(t);
+    for (const name of ['.claude.json', '.claude/settings.json']) write(name, text);
+    assert.equal((await setup('claude')).code, 0);
+    for (const name of ['.claude.json', '.claude/settings.json']) {
+      const [longest] = text.split(/[{}[\],]/).sort((a, b) => b.length - a.length);
+      assert.ok(read(name).includes(longest!), read(name));
+      assert.notEqual(read(name), text);
+    }
+    assert.equal((await setup('claude', '--remove')).code, 0);
+    for (const name of ['.claude.json', '.claude/settings.json']) assert.equal(read(name), text);
+  });
+
+test('setup adds its server to a file of one line with a megabyte, and changes nothing else in it', async (t) => {
+  const { setup, write, read } = aHome(t);
+  const text = JSON.stringify({ projects: Array.from({ length: 10_000 }, (_, id) => ({ id, name: 'x'.repeat(80) })) });
+  write('.claude.json', text);
+  assert.equal((await setup('claude', '--only', 'mcp')).code, 0);
+  assert.ok(read('.claude.json').startsWith(text.slice(0, -1)));
 });
 
 for (const [program, name] of [
@@ -445,9 +500,9 @@ test('setup refuses an invalid file, names it, and changes no file at all', asyn
 
 test('setup accepts a file without content, and one that begins with a byte order mark', async (t) => {
   for (const [text, mark, left] of [
-    ['', '', undefined],
-    ['\n', '', undefined],
-    ['\ufeff', '\ufeff', undefined],
+    ['', '', '{}'],
+    ['\n', '', '{}'],
+    ['\ufeff', '\ufeff', '\ufeff{}'],
     ['\ufeff{"numStartups": 3}\n', '\ufeff', '\ufeff{"numStartups":3}'],
   ] as const) {
     const { home, setup, write, read } = aHome(t);
@@ -460,7 +515,7 @@ test('setup accepts a file without content, and one that begins with a byte orde
     assert.deepEqual((await setup(...only)).actions, ['mcp unchanged']);
     assert.equal((await setup(...only, '--remove')).code, 0);
     const after = filesIn(home)['.claude.json'];
-    assert.equal(after?.replace(/[ \n]/g, ''), left, JSON.stringify(text));
+    assert.equal(after!.replace(/[ \n]/g, ''), left, JSON.stringify(text));
   }
 });
 
