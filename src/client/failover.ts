@@ -4,8 +4,8 @@
  *
  * - The first endpoint in the order of the configuration is preferred. One that has failed is asked last until its cool-down is
  *   over, so a client stays with an endpoint that works, and later returns to the preferred one.
- * - Reads and heartbeats are sent to the next endpoint after any failure, and also if there is no response within a second. The
- *   first response wins, and the other requests are aborted.
+ * - Reads and heartbeats are sent to the next endpoint after any failure, also if another service responds with an HTML page, and
+ *   if there is no response within a second. The first response wins, and the other requests are aborted.
  * - Writes are sent to the next endpoint only if they have not been written, or were refused with 503 and `Retry-After`. PUT is
  *   sent to the next endpoint after any failure, but never to two at the same time, because the second one could overwrite a
  *   change that another client has made after the first one.
@@ -103,7 +103,7 @@ export class Endpoints implements Transport {
     await this.#learnAddresses(exchange);
     const answer = await this.#exchange(exchange, async (to, each) => {
       const opened = await to.transport.open(each);
-      return NOT_READY.includes(opened.status) ? { ...opened, body: bodyOf(await opened.body.text()) } : opened;
+      return isUnusable(opened) ? { ...opened, body: bodyOf(await opened.body.text()) } : opened;
     });
     const { reply, endpoint } = answer;
     const { body } = reply;
@@ -459,7 +459,7 @@ class Request<R extends Head> {
     const answer = { reply, endpoint, abort, started };
     const { status, headers } = reply;
     const retryAfter = headers['retry-after'];
-    if (!NOT_READY.includes(status) || (status === 429 && retryAfter === undefined)) {
+    if (!isUnusable(reply) || (status === 429 && retryAfter === undefined)) {
       endpoint.state.answeredAt = this.#registry.now();
       endpoint.state.retryAt = 0;
       this.#end.resolve(answer);
@@ -470,7 +470,7 @@ class Request<R extends Head> {
     const isRefused = this.#mayRepeat || (status === 503 && retryAfter !== undefined);
     if (!isRefused) this.#end.resolve(answer);
     else {
-      this.#trace(endpoint, String(status), started);
+      this.#trace(endpoint, isPage(reply) ? `${status}, a page` : String(status), started);
       void this.#goOn();
     }
   }
@@ -522,6 +522,16 @@ class Request<R extends Head> {
     const elapsed = Math.round(this.#registry.now() - started);
     this.#registry.trace(`${method} ${endpoint.name}${path} ${result} ${elapsed} ms`);
   }
+}
+
+/** True for a response after which a read is sent to the next endpoint. */
+function isUnusable(reply: Head): boolean {
+  return NOT_READY.includes(reply.status) || isPage(reply);
+}
+
+/** True for HTML, which a registry sends to browsers only: another service has this URL, or a proxy has no registry behind it. */
+function isPage({ headers }: Head): boolean {
+  return /^text\/html\b/i.test(String(headers['content-type']));
 }
 
 function timedOut(): Error {

@@ -47,12 +47,15 @@ const cutBody: Answer = (request, response) => {
   response.writeHead(200, { 'content-type': 'application/json', 'content-length': '100' });
   response.write('{"vms"', () => request.socket.resetAndDestroy());
 };
+/** Another service at this URL. */
+const page: Answer = (_request, response) =>
+  void response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end('<h1>It works!</h1>');
 const unavailable =
   (headers: Record<string, string> = {}): Answer =>
   (_request, response) =>
     json(response, 503, { error: 'the disk is busy', code: 'STORE_FAILED' }, headers);
 
-/** A server that responds to probes with 404, as the original registry, unless it is silent. */
+/** A server that responds to probes with 404, as the original registry, unless it is silent or no registry. */
 async function server(t: TestContext, answer: Answer, { host = '127.0.0.1', port = 0 } = {}): Promise<Server> {
   const self: Server = { url: '', port: 0, requests: [], probes: 0, livezProbes: 0, aborted: [], answer };
   const http = createServer((request, response) => {
@@ -62,7 +65,7 @@ async function server(t: TestContext, answer: Answer, { host = '127.0.0.1', port
     else if (isProbe) self.livezProbes++;
     else self.requests.push(line);
     response.on('close', () => void (response.writableFinished || self.aborted.push(line)));
-    if (isProbe && self.answer !== silent) json(response, 404, { error: 'not found' });
+    if (isProbe && self.answer !== silent && self.answer !== page) json(response, 404, { error: 'not found' });
     else self.answer(request, response);
   }).listen(port, host);
   // Only the client closes idle connections.
@@ -136,6 +139,7 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       ['responds with 503', unavailable(), '503'],
       ['responds with 503 and Retry-After', unavailable({ 'retry-after': '5' }), '503'],
       ['responds with the 502 of a proxy', (_, response) => void response.writeHead(502).end(), '502'],
+      ['is the page of another service', page, '200, a page'],
       ['is overloaded', (_, response) => json(response, 429, { error: 'busy' }, { 'retry-after': '1' }), '429'],
     ];
     for (const [what, answer, result] of FAULTS) {
@@ -153,6 +157,38 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
         assert.deepEqual(lines.slice(0, 2), [`GET ${a.url}${list} ${result}`, `GET ${b.url}${list} 200`]);
       });
     }
+
+    test('a write goes to the next URL if the first one is the page of another service', async (t) => {
+      const [a, b] = [await server(t, page), await server(t, ok)];
+      await clientOf(t, [a, b]).register(aVm());
+      assert.deepEqual([a.requests.length, b.requests.length], [0, 1]);
+    });
+
+    test('a stream is opened at the next URL if the first one is the page of another service', async (t) => {
+      const [a, b] = [await server(t, page), await server(t, ok)];
+      const client = clientOf(t, [a, b]);
+      const stream = await client.open('/registry/events', {});
+      let text = '';
+      for await (const part of stream) text += Buffer.from(part);
+      assert.match(text, /^\{/);
+    });
+
+    test('a write that another service answers is not sent again', async (t) => {
+      const [a, b] = [await server(t, ok), await server(t, ok)];
+      const client = clientOf(t, [a, b]);
+      await client.get('vm-1');
+      a.answer = page;
+      assert.equal((await failure(client.register(aVm()))).code, 'BAD_ANSWER');
+      assert.deepEqual([a.requests.length, b.requests], [2, []]);
+      assert.equal((await client.get('vm-1')).id, 'vm-1');
+      assert.equal(client.url, b.url);
+    });
+
+    test('if all URLs are pages of other services, the error says so', async (t) => {
+      const error = await failure(clientOf(t, [await server(t, page), await server(t, page)]).list());
+      assert.equal(error.code, 'BAD_ANSWER');
+      assert.match(error.message, /not JSON from a registry/);
+    });
 
     test('a read is also sent to the next URL after a second of silence, and the first one is aborted', async (t) => {
       const [a, b] = [await server(t, silent), await server(t, ok)];
