@@ -3,14 +3,17 @@
  * extensions from the files in its folders, and from the packages and paths in its settings (pi, docs/extensions.md, packages.md and
  * src/core/package-manager.ts).
  */
-import { existsSync, readdirSync, statSync } from 'node:fs';
-import { basename, join, resolve } from 'node:path';
+import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs';
+import { basename, join, relative, resolve } from 'node:path';
 import { readPlainFile } from '../config/json-file.ts';
 
 /** The extension of vreg in a folder of pi. */
 export const EXTENSION_FILE = 'vreg-registry.js';
-/** Names of packages with these tools: that of vreg and that of the original registry. */
-const PACKAGES = ['vreg', 'vers-agent-services'];
+/** The packages with these tools, that of vreg and that of the original registry, and the path of the extension in each. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  vreg: 'dist/pi/registry.js',
+  'vers-agent-services': 'extensions/agent-services.ts',
+};
 /** The name of a tool that both extensions have, as a string of their code. */
 const TOOL = /["'`]registry_register["'`]/;
 const SCRIPT = /\.[jt]s$/;
@@ -44,17 +47,21 @@ export function findOtherExtension(
   for (const { path, flags } of folders) {
     const { packages, extensions } = readSettings(path);
     const absolute = (source: string) => resolve(path, expandHome(source, home));
-    const source = packages.find((each) => isRegistry(each) || scriptsOfPackage(absolute(each)).some(isOther));
-    if (source !== undefined)
+    const found = packages.find(({ source, patterns }) => {
+      const root = absolute(source);
+      const known = knownExtension(source);
+      if (known !== undefined) return isSelected(join(root, known), patterns, root);
+      return scriptsOfPackage(root).some((file) => isOther(file) && isSelected(file, patterns, root));
+    });
+    if (found)
       return {
-        where: `the package ${source} in ${settingsFile(path)}`,
-        removal: `run: pi remove${flags.pi} ${source}`,
+        where: `the package ${found.source} in ${settingsFile(path)}`,
+        removal: `run: pi remove${flags.pi} ${found.source}`,
       };
-    // `pi config` writes `-PATH` for an extension that is not to be loaded. Patterns with wildcards are not evaluated.
-    const disabled = extensions.filter((each) => each.startsWith('-')).map((each) => absolute(each.slice(1)));
-    const isLoaded = (file: string) => isOther(file) && !disabled.includes(file);
     const folder = join(path, 'extensions');
-    const file = scriptsIn(folder).find(isLoaded);
+    const file = scriptsIn(folder).find(
+      (each) => isOther(each) && isSelected(each, extensions.filter(isOverride), path),
+    );
     if (file !== undefined) {
       const isOurs = basename(file) === EXTENSION_FILE;
       return {
@@ -62,7 +69,9 @@ export function findOtherExtension(
         removal: isOurs ? `run: vreg setup pi${flags.setup} --only hooks --remove` : `remove it from ${folder}`,
       };
     }
-    const other = extensions.map(absolute).flatMap(scriptsAt).find(isLoaded);
+    const patterns = extensions.filter(isPattern);
+    const paths = extensions.filter((each) => !isPattern(each)).map(absolute);
+    const other = paths.flatMap(scriptsAt).find((each) => isOther(each) && isSelected(each, patterns, path));
     if (other !== undefined) return { where: other, removal: `remove it from ${settingsFile(path)}` };
   }
   return undefined;
@@ -78,24 +87,59 @@ function settingsFile(folder: string): string {
   return join(folder, 'settings.json');
 }
 
-/** The sources of packages whose extensions are loaded, and the paths of extensions. */
-function readSettings(folder: string): { packages: string[]; extensions: string[] } {
+/** The source of a package, and patterns that select its extensions. */
+interface Package {
+  source: string;
+  patterns: readonly string[];
+}
+
+/** The packages whose extensions are loaded, and the paths and patterns of extensions. */
+function readSettings(folder: string): { packages: Package[]; extensions: string[] } {
   const { packages, extensions } = readJson(settingsFile(folder));
-  return { packages: listOf(packages).flatMap(sourceOf), extensions: listOf(extensions).filter(isString) };
+  return { packages: listOf(packages).flatMap(packageOf), extensions: listOf(extensions).filter(isString) };
 }
 
-/** A package is a source, or an object that may exclude its extensions. */
-function sourceOf(entry: unknown): string[] {
-  if (isString(entry)) return [entry];
+/** A package is a source, or an object that may select some of its extensions or none. */
+function packageOf(entry: unknown): Package[] {
+  if (isString(entry)) return [{ source: entry, patterns: [] }];
   const { source, extensions } = (entry ?? {}) as Record<string, unknown>;
-  return isString(source) && !(Array.isArray(extensions) && extensions.length === 0) ? [source] : [];
+  if (!isString(source) || (Array.isArray(extensions) && extensions.length === 0)) return [];
+  return [{ source, patterns: listOf(extensions).filter(isString) }];
 }
 
-/** `npm:vreg@1.2.3`, `git:github.com/hdresearch/vers-agent-services@main`, `../vreg` */
-function isRegistry(source: string): boolean {
+/** The extension in `npm:vreg@1.2.3`, `git:github.com/hdresearch/vers-agent-services@main` or `../vreg`. */
+function knownExtension(source: string): string | undefined {
   const [, name = ''] = /([^/:@]+?)(?:\.git)?(?:@[^/@]*)?\/?$/.exec(source) ?? [];
   // A scope belongs to the name of a package.
-  return PACKAGES.includes(name) && !/^npm:@/.test(source);
+  return Object.hasOwn(PACKAGES, name) && !/^npm:@/.test(source) ? PACKAGES[name] : undefined;
+}
+
+/** `!GLOB`, `+PATH` or `-PATH`, which `pi config` writes for an extension that is not to be loaded. */
+function isOverride(entry: string): boolean {
+  return /^[!+-]/.test(entry);
+}
+
+function isPattern(entry: string): boolean {
+  return isOverride(entry) || /[*?]/.test(entry);
+}
+
+/** Whether pi loads a file, by its rules for patterns (`applyPatterns` in its package-manager.ts). @param base of relative paths */
+function isSelected(file: string, patterns: readonly string[], base: string): boolean {
+  const path = relative(base, file);
+  const paths = (mark: string) => patterns.filter((each) => each.startsWith(mark)).map((each) => each.slice(1));
+  const isExactly = (each: string) => [path, file].includes(each.replace(/^\.\//, ''));
+  const matches = (glob: string) => [path, basename(file), file].some((each) => globOf(glob).test(each));
+  if (paths('-').some(isExactly)) return false;
+  if (paths('+').some(isExactly)) return true;
+  const included = patterns.filter((each) => !isOverride(each));
+  return (included.length === 0 || included.some(matches)) && !paths('!').some(matches);
+}
+
+/** Braces and character classes have no special meaning here, in contrast to pi. */
+function globOf(glob: string): RegExp {
+  const parts: Readonly<Record<string, string>> = { '**/': '(?:.*/)?', '**': '.*', '*': '[^/]*', '?': '[^/]' };
+  const source = glob.replaceAll(/\*\*\/|\*\*|[*?.+^$()|[\]{}\\]/g, (part) => parts[part] ?? `\\${part}`);
+  return new RegExp(`^${source}$`);
 }
 
 /** The extensions at a path in the settings: a file, or a folder of extensions. */
@@ -115,8 +159,11 @@ function scriptsIn(folder: string): string[] {
 
 /** The extensions of a package in a local folder. Without a list, they are in a folder of that name, or the package is one itself. */
 function scriptsOfPackage(path: string): string[] {
-  const listed = listedScripts(path);
-  if (listed.length > 0) return listed.flatMap(scriptsAt);
+  const listed = listOfManifest(path);
+  if (listed.length > 0) {
+    const found = listed.filter((each) => !isOverride(each)).flatMap((each) => pathsOf(each, path));
+    return found.flatMap(scriptsAt).filter((file) => isSelected(file, listed.filter(isOverride), path));
+  }
   const folder = join(path, 'extensions');
   return scriptsAt(existsSync(folder) ? folder : path);
 }
@@ -130,14 +177,30 @@ function mainScripts(folder: string): string[] {
     .slice(0, 1);
 }
 
-/** The extensions that the `package.json` of a folder lists, as far as they exist. Patterns are not evaluated. */
+/** The extensions that the `package.json` of a folder lists, as far as they exist. pi evaluates patterns only in that of a package. */
 function listedScripts(folder: string): string[] {
-  const { pi } = readJson(join(folder, 'package.json'));
-  const { extensions } = (pi ?? {}) as Record<string, unknown>;
-  return listOf(extensions)
-    .filter(isString)
+  return listOfManifest(folder)
     .map((each) => resolve(folder, each))
     .filter((path) => existsSync(path));
+}
+
+function listOfManifest(folder: string): string[] {
+  const { pi } = readJson(join(folder, 'package.json'));
+  const { extensions } = (pi ?? {}) as Record<string, unknown>;
+  return listOf(extensions).filter(isString);
+}
+
+/** The files and folders that an entry of a package names. */
+function pathsOf(entry: string, folder: string): string[] {
+  if (!isPattern(entry)) return [resolve(folder, entry)];
+  const glob = globOf(entry.replace(/^\.\//, ''));
+  return pathsBelow(folder).filter((path) => glob.test(relative(folder, path)));
+}
+
+function pathsBelow(folder: string): string[] {
+  const paths = entriesOf(folder).filter((path) => basename(path) !== 'node_modules');
+  // Not through links, which may form a cycle.
+  return paths.flatMap((path) => (lstatSync(path).isDirectory() ? [path, ...pathsBelow(path)] : [path]));
 }
 
 function entriesOf(folder: string): string[] {

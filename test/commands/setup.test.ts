@@ -154,6 +154,39 @@ test('setup pi adds its extension beside one that pi does not load', async (t) =
   assert.deepEqual((await setup('pi')).actions, ['skill create', 'hooks create']);
 });
 
+for (const [settings, loads] of [
+  [{ extensions: ['!extensions/own.ts'] }, false],
+  [{ extensions: ['!**/own.*'] }, false],
+  [{ extensions: ['!own.ts', '+extensions/own.ts'] }, true],
+  [{ extensions: ['!*.js'] }, true],
+  [{ extensions: ['-extensions/own.ts', '+./extensions/own.ts'] }, false],
+  [{ extensions: ['!own.ts', '../mine.ts', '!mine.ts'] }, false],
+  [{ extensions: ['!own.ts', '../mine.ts', '*.js'] }, false],
+  [{ extensions: ['!own.ts', '../mine.ts', '*.ts'] }, true],
+  [{ extensions: ['!own.ts'], packages: ['../globs'] }, true],
+  [{ extensions: ['!own.ts'], packages: [{ source: '../globs', extensions: ['!src/**'] }] }, false],
+  [{ extensions: ['!own.ts'], packages: [{ source: '../globs', extensions: ['src/?/main.ts'] }] }, true],
+  [{ extensions: ['!own.ts'], packages: [{ source: 'npm:vreg', extensions: ['-dist/pi/registry.js'] }] }, false],
+  [{ extensions: ['!own.ts'], packages: [{ source: 'npm:vreg', extensions: ['dist/**'] }] }, true],
+  [
+    {
+      extensions: ['!own.ts'],
+      packages: [{ source: 'git:github.com/hdresearch/vers-agent-services', extensions: ['!extensions/agent-*'] }],
+    },
+    false,
+  ],
+] as const)
+  test(`setup pi evaluates patterns as pi does: ${JSON.stringify(settings)} ${loads ? 'loads' : 'excludes'} the other extension`, async (t) => {
+    const { setup, write } = aHome(t);
+    const tool = `register({ name: 'registry_register' })`;
+    for (const name of ['mine.ts', 'agent/extensions/own.ts', 'globs/src/a/main.ts', 'globs/lib/off.ts'])
+      write(`.pi/${name}`, tool);
+    write('.pi/globs/package.json', '{"pi": {"extensions": ["./src/**/*.ts", "./lib/*.ts", "!off.ts"]}}');
+    write('.pi/agent/settings.json', JSON.stringify(settings));
+    const { actions } = await setup('pi');
+    assert.deepEqual(actions, ['skill create', `hooks ${loads ? 'skip' : 'create'}`]);
+  });
+
 test('setup pi adds its extension beside a package whose extensions are excluded', async (t) => {
   const { setup, write } = aHome(t);
   write(
