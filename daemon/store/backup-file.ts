@@ -10,7 +10,7 @@ import { checkCopy, copyFiles } from './restore.ts';
 import { SqliteStore } from './sqlite-store.ts';
 import type { Contents, JournalItem } from './store.ts';
 
-/** @throws VregError STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE, USAGE (the file cannot be read) */
+/** @throws VregError STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE, USAGE (the file cannot be read, or is no backup) */
 export async function readBackup(file: string): Promise<BackupContents> {
   const folder = createDraftFolder(join(tmpdir(), 'vreg-restore-'));
   try {

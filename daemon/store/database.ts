@@ -11,7 +11,7 @@ import { kernelRandomHex } from '../process/random.ts';
 import type { DataDir } from './data-dir.ts';
 import { type HeartbeatBatch, heartbeatsOf } from './heartbeat-batch.ts';
 import { HeartbeatPages, type Undo } from './heartbeat-pages.ts';
-import { crcOf, crcOfBytes, DamageError, GoneError, NewerError, OlderError } from './integrity.ts';
+import { crcOf, crcOfBytes, DamageError, GoneError, NewerError, NOT_A_REGISTRY, OlderError } from './integrity.ts';
 import { Journal, type StoredNote } from './journal.ts';
 import {
   APPLICATION_ID,
@@ -212,7 +212,7 @@ export class RegistryDatabase {
 
   #checkSchema(): void {
     const application = this.#queryNumber('PRAGMA application_id');
-    if (application !== APPLICATION_ID) throw new DamageError('it is not the database of a vreg registry');
+    if (application !== APPLICATION_ID) throw new DamageError(NOT_A_REGISTRY);
     const version = this.#queryNumber('PRAGMA user_version');
     const found = `it has schema version ${version}; this vreg reads version ${OLDEST_VERSION} or ${SCHEMA_VERSION}`;
     if (version > SCHEMA_VERSION) throw new NewerError(found);

@@ -19,6 +19,9 @@ class FileError extends Error {
 /** The contents of the file are wrong. */
 export class DamageError extends FileError {}
 
+/** Message of a {@link DamageError} about the database of another program. */
+export const NOT_A_REGISTRY = 'it is not the database of a vreg registry';
+
 /** The file is intact, but in a format that older versions of vreg wrote and this one does not read. */
 export class OlderError extends FileError {}
 

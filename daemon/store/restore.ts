@@ -9,7 +9,11 @@ import { DATABASE, type DataDir, openDataDir } from './data-dir.ts';
 import type { CheckedState } from './database.ts';
 import { createDraftFolder, RESTORE_PREFIX } from './draft-folder.ts';
 import { type StoreFailure, toFailure, toOpenError } from './failures.ts';
+import { NOT_A_REGISTRY } from './integrity.ts';
 import { prepareStore } from './sqlite-store.ts';
+
+/** The message of SQLite about any other file (SQLITE_NOTADB). */
+const NOT_A_DATABASE = 'file is not a database';
 
 export interface Restored {
   dataDir: string;
@@ -20,7 +24,7 @@ export interface Restored {
 /**
  * @param file a backup that `vreg backup` wrote, or the database in a folder that an earlier restore kept
  * @throws VregError ALREADY_RUNNING (a daemon is using the data dir), STORE_DAMAGED, STORE_OLDER or STORE_NEWER (about the
- * backup), STORE_UNUSABLE (no space left, for example), USAGE (the backup cannot be read)
+ * backup), STORE_UNUSABLE (no space left, for example), USAGE (the file cannot be read, or is no backup)
  */
 export async function restore(dataDir: string, file: string): Promise<Restored> {
   const dir = openDataDir(dataDir);
@@ -71,14 +75,17 @@ function isAccessible(path: string): boolean {
   }
 }
 
-/** @returns the state of the copy @throws VregError STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE */
+/** @returns the state of the copy @throws VregError USAGE, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE */
 export async function checkCopy(file: string, draft: DataDir): Promise<CheckedState> {
   const { result, release } = await lock(draft);
   await release();
   if ('loaded' in result) return result.loaded.state;
   // SQLite accepts an empty file as a database.
-  if (!('failure' in result) || /file is not a database/.test(result.failure.message)) {
-    throw new VregError('STORE_DAMAGED', `cannot restore ${file}: it is not the database of a vreg registry`, {
+  if (
+    !('failure' in result) ||
+    [NOT_A_DATABASE, NOT_A_REGISTRY].some((each) => result.failure.message.includes(each))
+  ) {
+    throw new VregError('USAGE', `cannot restore ${file}: ${NOT_A_REGISTRY}`, {
       field: 'file',
       hint: 'nothing was changed; pass a file that vreg backup wrote',
     });

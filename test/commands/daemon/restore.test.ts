@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
+import Database from 'libsql';
 import { seed } from '../../helpers/cli.ts';
 import { cleanEnv, ENTRY, PROGRAM, run, startDaemon } from '../../helpers/daemon.ts';
 import { FLEET, fleetOf } from '../../helpers/fleet.ts';
@@ -31,17 +32,31 @@ test('a backup of a running daemon can be restored, and the replaced data is kep
   assert.deepEqual(await fleetOf(after.url), before);
 });
 
-test('a file that is not a backup is not restored', async (t) => {
+test('a file that is not a backup is not restored, and is bad input', async (t) => {
   const { home, dataDir, end, url } = await startDaemon(t);
   await seed(url, FLEET);
   await end('SIGTERM');
   const file = join(home, 'no-backup');
-  writeFileSync(file, 'hello'.repeat(1000));
-  const result = await run(PROGRAM, [...ENTRY, 'daemon', 'restore', file, '--data-dir', dataDir, '--yes'], {
-    env: cleanEnv(home),
-  });
-  assert.deepEqual([result.code, result.stdout], [1, '']);
-  assert.match(result.stderr, /cannot restore .*\nhint: nothing was changed; pass a file that vreg backup wrote\n$/);
+  const database = join(home, 'other.db');
+  const other = new Database(database);
+  other.exec('CREATE TABLE vms (id TEXT); INSERT INTO vms VALUES (1)');
+  other.close();
+  for (const [path, content] of [
+    [file, 'hello'.repeat(1000)],
+    [file, ''],
+    [file, '{"vms": []}'],
+    [database, undefined],
+  ] as const) {
+    if (content !== undefined) writeFileSync(path, content);
+    const result = await run(PROGRAM, [...ENTRY, 'daemon', 'restore', path, '--data-dir', dataDir, '--yes'], {
+      env: cleanEnv(home),
+    });
+    assert.deepEqual([result.code, result.stdout], [5, ''], result.stderr);
+    assert.match(
+      result.stderr,
+      /cannot restore .*: it is not the database of a vreg registry\nhint: nothing was changed; pass a file that vreg backup wrote\n$/,
+    );
+  }
   const again = await startDaemon(t, { home });
   assert.equal((await fleetOf(again.url)).length, FLEET.length);
 });
