@@ -1,5 +1,6 @@
 /** Explains answers: why `discover` returns a VM, whether an answer may be outdated, and the state of the fleet in one line. */
 import type { Why } from '../../src/protocol/api.ts';
+import { formatDuration } from '../../src/protocol/duration.ts';
 import type { Clock } from '../clock.ts';
 import type { Registry } from './registry.ts';
 import type { VmRecord } from './vm-record.ts';
@@ -9,9 +10,9 @@ import { Snapshot, uncertaintyOf } from './vm-snapshot.ts';
 export function explain(registry: Registry, entry: VmRecord): Why {
   const { id, role, status } = entry;
   // In listening time, like the lease, so the two can be compared.
-  const silence = Math.floor((registry.clock.listening() - entry.heardAt) / 1000);
-  const lease = `the lease is ${registry.staleAfter / 1000} s`;
-  const lastSeen = `last seen at ${entry.lastSeen}, ${silence} s of listening time ago`;
+  const silence = formatDuration(registry.clock.listening() - entry.heardAt);
+  const lease = `the lease is ${formatDuration(registry.staleAfter)}`;
+  const lastSeen = `last seen at ${entry.lastSeen}, ${silence} of listening time ago`;
   const reasons: Why['reasons'] = [];
   if (status !== 'running') reasons.push({ code: status, message: `it is declared ${status}` });
   if (registry.isStale(entry)) reasons.push({ code: 'stale', message: `it is stale: ${lastSeen}; ${lease}` });

@@ -1,7 +1,8 @@
 import { defineCommand } from '../command.ts';
-import { formatDuration, formatNames, parseDuration } from '../config/values.ts';
+import { formatNames, parseDuration } from '../config/values.ts';
 import { getIfStale, listVms, ROLE_FLAG, YES_FLAG } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
+import { formatDuration } from '../protocol/duration.ts';
 import { missingFlag } from '../protocol/errors.ts';
 import { each, throwFailed } from '../run/batch.ts';
 

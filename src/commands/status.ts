@@ -1,9 +1,9 @@
 import type { RegistryClient } from '../client.ts';
 import { defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
-import { formatDuration } from '../config/values.ts';
 import { describeClaim } from '../fleet/other-registry.ts';
 import type { Health, ReplicaInfo, VmWithLiveness } from '../protocol/api.ts';
+import { formatDuration } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { OtherRegistry } from '../protocol/heartbeat.ts';
 import { ageOf, LIVENESS, type Liveness, livenessOf } from '../protocol/liveness.ts';

@@ -1,7 +1,7 @@
 /** The value types of settings and flags: durations, sizes, counts and lists. Their errors quote the invalid value. */
 import { isIP } from 'node:net';
 import { normalizeAddress } from '../protocol/address.ts';
-import { durationOf, MAX_DAYS } from '../protocol/duration.ts';
+import { durationOf, formatDuration, MAX_DAYS } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskValue, registryUrlFault, registryUrls } from '../protocol/redact.ts';
 
@@ -90,18 +90,6 @@ export function checkDuration(text: string, name: string, where: string): void {
 /** Adds the unit to a duration in plain seconds, for messages. */
 export function withUnit(duration: string): string {
   return /^[\d.]+$/.test(duration.trim()) ? `${duration.trim()}s` : duration;
-}
-
-/** Formats milliseconds with at most two units: `45s`, `3m`, `1h30m`, `2d4h`. */
-export function formatDuration(ms: number): string {
-  const seconds = Math.max(0, Math.floor(ms / 1000));
-  if (seconds < 60) return `${seconds}s`;
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return seconds % 60 && minutes < 10 ? `${minutes}m${seconds % 60}s` : `${minutes}m`;
-  const hours = Math.floor(minutes / 60);
-  if (hours < 24) return minutes % 60 ? `${hours}h${minutes % 60}m` : `${hours}h`;
-  const days = Math.floor(hours / 24);
-  return hours % 24 ? `${days}d${hours % 24}h` : `${days}d`;
 }
 
 /**

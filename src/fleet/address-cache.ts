@@ -1,9 +1,10 @@
 /** Reads the addresses that this VM's agent caches in its run dir, for scripts that run while the registry is unreachable. */
 import { dirname, join, resolve } from 'node:path';
 import type { Context } from '../command.ts';
-import { formatDuration, parseDuration } from '../config/values.ts';
+import { parseDuration } from '../config/values.ts';
 import { folderFault, readRegularFile } from '../files.ts';
 import { normalizeAddress } from '../protocol/address.ts';
+import { formatDuration } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 
 export interface MaxStaleFlags {

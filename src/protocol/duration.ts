@@ -1,4 +1,6 @@
-/** The one syntax of durations, for flags, settings, variables and query parameters: `90s`, `1h30m`, `30d`, or seconds (`90`). */
+/**
+ * The one syntax of durations, for flags, settings, variables, query parameters and messages: `90s`, `1h30m`, `30d`, or seconds (`90`).
+ */
 
 /** Milliseconds per unit. */
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -17,6 +19,18 @@ export function durationOf(text: string): number | undefined {
   if (parts.length === 0 || !isWhole || (parts.length > 1 && parts.at(-1)![2] === '')) return undefined;
   const ms = parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * UNITS[unit || 's']!, 0);
   return ms <= MAX_DAYS * UNITS.d! ? Math.ceil(ms) : undefined;
+}
+
+/** Formats milliseconds with at most two units: `45s`, `3m`, `1h30m`, `2d4h`. */
+export function formatDuration(ms: number): string {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  if (seconds < 60) return `${seconds}s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return seconds % 60 && minutes < 10 ? `${minutes}m${seconds % 60}s` : `${minutes}m`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 24) return minutes % 60 ? `${hours}h${minutes % 60}m` : `${hours}h`;
+  const days = Math.floor(hours / 24);
+  return hours % 24 ? `${days}d${hours % 24}h` : `${days}d`;
 }
 
 /** The delay of a timer for a duration in milliseconds: at most {@link MAX_TIMEOUT}, 24 days. */

@@ -22,8 +22,10 @@ test('why explains in one line, and in JSON with codes, whether discover returns
   assert.equal(code, 0);
   assert.match(
     stdout,
-    /^discover worker does not offer live: it is stale: .*301 s of listening time ago; the lease is 300 s\n$/,
+    /^discover worker does not offer live: it is stale: .*Z, 5m1s of listening time ago; the lease is 5m\n$/,
   );
+  clock.pass(3 * 24 * 3_600_000);
+  assert.match((await vreg(['why', 'live'], { url })).stdout, /, 3d of listening time ago; the lease is 5m\n$/);
   assert.equal(
     (JSON.parse((await vreg(['why', 'live', '--json'], { url })).stdout) as { offered: boolean }).offered,
     false,

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { formatAge, formatDuration, parseDuration } from '../../src/config/values.ts';
+import { formatAge, parseDuration } from '../../src/config/values.ts';
+import { formatDuration } from '../../src/protocol/duration.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 
 const READ: readonly [text: string, ms: number][] = [

@@ -271,7 +271,7 @@ test('why reports that discover returns a VM, or each reason why it does not', a
   };
   clock.pass(LEASE);
   assert.deepEqual(await codes(), []);
-  assert.match((await why()).summary, /, 300 s of listening time ago; the lease is 300 s$/);
+  assert.match((await why()).summary, /, 5m of listening time ago; the lease is 5m$/);
   clock.pass(1);
   assert.deepEqual(await codes(), ['stale']);
   await call(url, 'PATCH', VM, { body: { status: 'paused' } });
