@@ -336,6 +336,7 @@ function watching(t: TestContext, argv: readonly string[], url: string): Running
 test('a burst of changes causes few renders', async (t) => {
   const { url } = await serveApp(t);
   const { template, dest, read, names } = workspace(t, '{{#worker}}{{id}} {{/worker}}');
+  const started = performance.now();
   const running = watching(t, ['render', `${template}:${dest}`, '--watch', '-v'], url);
   await until('the first file', () => names().includes('out.conf'));
   await seed(
@@ -347,7 +348,9 @@ test('a burst of changes causes few renders', async (t) => {
     .stderr()
     .split('\n')
     .filter((line) => line.includes('GET') && line.includes('/registry/vms'));
-  assert.ok(renders.length < 40, `${renders.length} renders`);
+  // The changes take a second, or many on a busy machine. Before each render but the first, the command waits for 200 ms.
+  const most = 2 + (performance.now() - started) / 200;
+  assert.ok(renders.length <= most, `${renders.length} renders, at most ${most}`);
 });
 
 test('--watch keeps the file while a value cannot be written safely', async (t) => {
