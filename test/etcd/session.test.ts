@@ -90,6 +90,26 @@ test(
   },
 );
 
+test('a transaction that fails while a lost session opens again does not lose its new lease', options, async (t) => {
+  const cluster = await startCluster(t, { members: 1 });
+  const client = await openClient(t, cluster.endpoints);
+  const { session } = await openSession(t, client, 30);
+  const old = session.fence;
+  await client.revokeLease(session.lease);
+  const { put } = client;
+  client.put = (...args) => {
+    // The answer to another transaction that was sent with the old fence.
+    session.fenceFailed(old, true);
+    return put.apply(client, args);
+  };
+  session.fenceFailed(old, true);
+  assert.notEqual(await session.current(5000), old);
+  assert.equal(session.state, 'open');
+  const [kv] = (await client.range({ key: session.key })).kvs;
+  assert.ok(kv!.lease > 0n);
+  assert.equal(session.lease, kv!.lease);
+});
+
 test('a replica that was away for longer than its lease gets a new session', options, async (t) => {
   const cluster = await startCluster(t, { members: 1 });
   const client = await openClient(t, cluster.endpoints);

@@ -143,7 +143,10 @@ export class ReplicaSession {
       const fence = JSON.stringify({ nonce: kernelRandomHex(NONCE_BYTES), ...this.#details });
       try {
         this.#lease ??= await this.#client.grantLease(this.#ttl);
-        const { header } = await this.#client.put(this.key, fence, this.#lease);
+        const lease = this.#lease;
+        const { header } = await this.#client.put(this.key, fence, lease);
+        // Meanwhile, another transaction with the last fence may have failed because the last lease has expired.
+        this.#lease = lease;
         this.#fence = fence;
         this.#revision = header.revision;
         this.#isSuspect = false;
