@@ -108,15 +108,21 @@ test('nothing expires while etcd has no space for the heartbeats of another repl
 
 test('a replica that was suspended does not report that heartbeats of others are missing', options, async (t) => {
   const { endpoints } = await startCluster(t, { members: 1 });
-  const [a] = await Promise.all([1, 2].map(() => startReplica(t, endpoints, '/vreg/v1/', { flushInterval: 60_000 })));
+  const proxy = await cutProxy(t, endpoints[0]!);
+  const [a] = await Promise.all(
+    [[proxy.endpoint], endpoints].map((of) => startReplica(t, of, '/vreg/v1/', { flushInterval: 60_000 })),
+  );
   await until('the other replica', () => a!.registry.replicas.all!.length === 2);
   const now = performance.now.bind(performance);
   let suspended = 0;
   t.mock.method(performance, 'now', () => now() + suspended);
   // The second time, it was certainly waiting for a flush of the other one.
   for (let n = 0; n < 2; n++) {
+    // A message that arrives before the replica notices the suspension would hide it.
+    proxy.hold();
     suspended += 600_000;
     await currency(a!, false);
+    proxy.release();
     await currency(a!, true);
   }
   assert.deepEqual(
