@@ -44,7 +44,7 @@ test('the suites of the registry and of the wire pass on etcd', { ...unlessEtcd(
   const suites = process.env.VREG_SUITES?.split(',') ?? SUITES;
   const { NODE_TEST_CONTEXT: _context, ...env } = process.env;
   // A process for each suite, and a limit for each test, so that a suite that does not end is named.
-  const options = ['--import', 'tsx', '--test', '--test-reporter=tap', '--test-concurrency=4', '--test-timeout=120000'];
+  const options = ['--import', 'tsx', '--test', '--test-reporter=tap', '--test-concurrency=4', '--test-timeout=400000'];
   const child = spawn(process.execPath, [...options, ...suites], {
     cwd: join(import.meta.dirname, '../..'),
     env: { ...env, VREG_TEST_STORE: endpoints[0] },
