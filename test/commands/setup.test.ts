@@ -163,7 +163,7 @@ for (const [settings, loads] of [
   [{ extensions: ['!own.ts', '../mine.ts', '!mine.ts'] }, false],
   [{ extensions: ['!own.ts', '../mine.ts', '*.js'] }, false],
   [{ extensions: ['!own.ts', '../mine.ts', '*.ts'] }, true],
-  [{ extensions: ['!own.ts'], packages: ['../globs'] }, true],
+  [{ extensions: ['-extensions/own.ts'], packages: ['../globs'] }, true],
   [{ extensions: ['!own.ts'], packages: [{ source: '../globs', extensions: ['!src/**'] }] }, false],
   [{ extensions: ['!own.ts'], packages: [{ source: '../globs', extensions: ['src/?/main.ts'] }] }, true],
   [{ extensions: ['!own.ts'], packages: [{ source: 'npm:vreg', extensions: ['-dist/pi/registry.js'] }] }, false],
