@@ -8,6 +8,7 @@ import {
   readSelf,
   SELF_SETTINGS,
   type Self,
+  unconfiguredIds,
   verdictText,
 } from '../fleet/self.ts';
 import { separate } from '../fleet/usable.ts';
@@ -42,6 +43,11 @@ export const whoami = defineCommand({
     if (self.fault !== undefined) context.note(`${self.fault}; the answer lacks the state of the agent`);
     // Reject invalid settings before anything is printed.
     context.client();
+    const others = await unconfiguredIds(context.config, self);
+    if (others.length > 0)
+      context.note(
+        `no id is configured (VERS_VM_ID), so the answer is for the host name; agents on this machine run for: ${others.join(', ')}`,
+      );
     let outage: VregError | undefined;
     const known = await ask(context, self).catch((error: unknown) => {
       if (!(error instanceof VregError)) throw error;

@@ -134,9 +134,21 @@ export async function findAgent(config: Config, { id, configuredId }: Self): Pro
   return areActive.includes(true) ? 'unit' : undefined;
 }
 
+/**
+ * The VMs for which agents run on this machine although no id is configured. A login shell may lack the variables of the agent.
+ * @returns none if an id is configured
+ */
+export async function unconfiguredIds(config: Config, { id, idOrigin }: Self): Promise<string[]> {
+  if (idOrigin !== 'the host name') return [];
+  const { readProcesses } = await import('../../daemon/process/pid-file.ts');
+  const ids = stateFolders(config).flatMap((dir) => readProcesses(dir, 'agent').flatMap(({ vm }) => vm ?? []));
+  return ids.filter((each) => each !== id).sort();
+}
+
 /** True if an agent of this VM could be started. @param isVreg false for the original registry, to which agents prove nothing */
 export async function lacksAgent(config: Config, self: Self, isVreg: boolean): Promise<boolean> {
-  return isVreg && (await findAgent(config, self)) === undefined;
+  if (!isVreg || (await unconfiguredIds(config, self)).length > 0) return false;
+  return (await findAgent(config, self)) === undefined;
 }
 
 /**

@@ -79,6 +79,17 @@ test('whoami proposes to start an agent only if none runs', async (t) => {
   assert.equal(await clone(), text);
 });
 
+test('whoami without an id names the VMs whose agents run on this machine, and proposes no further agent', async (t) => {
+  const { state, daemon } = await withAgent(t);
+  const { code, stdout, stderr } = await vreg(['whoami'], { url: daemon.url, env: { VREG_DATA_DIR: state } });
+  assert.equal(code, 0);
+  assert.match(stdout, /^VM\t.* \(from the host name\)\nClone\tnot checked: no agent has proved .* this VM$/m);
+  assert.equal(
+    stderr,
+    'vreg: no id is configured (VERS_VM_ID), so the answer is for the host name; agents on this machine run for: vm-1\n',
+  );
+});
+
 /** A VM whose agent has sent heartbeats, with its state in a folder. */
 async function withAgent(t: TestContext) {
   const daemon = await serveLive(t);
