@@ -74,7 +74,7 @@ export function planSetup(options: SetupOptions): Step[] {
     .filter(({ part }) => options.parts.includes(part))
     .map(({ part, path, change }) => {
       const before = readText(path);
-      const { text, isEdited, obstacle } = change(before);
+      const { text, isEdited, obstacle } = applyEdit(path, () => change(before));
       const root = roots.find((folder) => folder && isBelow(resolve(path), resolve(folder)))!;
       if (obstacle) return { part, path, text, root, isEdited, obstacle, action: 'skip' };
       return {
@@ -86,6 +86,16 @@ export function planSetup(options: SetupOptions): Step[] {
         action: isEdited && text === before ? 'keep' : actionOf(before, text),
       };
     });
+}
+
+/** The parsers are recursive. @throws VregError USAGE if a file has too many levels for them */
+function applyEdit(path: string, edit: () => Change): Change {
+  try {
+    return edit();
+  } catch (error) {
+    if (error instanceof RangeError) throw invalid(path, 'is nested too deeply');
+    throw error;
+  }
 }
 
 function isBelow(path: string, folder: string): boolean {

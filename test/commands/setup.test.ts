@@ -513,6 +513,7 @@ test('setup refuses an invalid file, names it, and changes no file at all', asyn
     ['claude', '.claude.json', '{"mcpServers": {"a": 1}, "mcpServers": {}}', ' twice'],
     ['claude', '.claude/settings.json', '{"hooks": {"SessionEnd": [], "SessionEnd": []}}', ' twice'],
     ['codex', '.codex/hooks.json', '{"hooks": []}'],
+    ['claude', '.claude.json', `{"a": ${'['.repeat(50_000)}${']'.repeat(50_000)}}`, 'is nested too deeply'],
     ['codex', '.codex/config.toml', 'model = \n'],
     [
       'codex',
