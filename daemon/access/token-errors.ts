@@ -12,14 +12,14 @@ export function expired({ name, expiresAt }: Pick<TokenInfo, 'name' | 'expiresAt
   );
 }
 
-/** The error for a revocation that is in effect but not durable, so that a restart would undo it. */
+/** The error for a revocation that is in effect but not saved completely. */
 export function notYetDurable(names: readonly string[], error: unknown): unknown {
   if (!(error instanceof VregError)) return error;
   const { code, message, hint, retryAfter } = error;
   const listed = `${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''}`;
   return new VregError(
     code,
-    `revoked ${listed}, but a restart would undo it, because it could not be saved: ${message}`,
+    `revoked ${listed}, but a restart may undo it, because it could not be saved completely: ${message}`,
     {
       ...(hint ? { hint } : {}),
       ...(retryAfter === undefined ? {} : { retryAfter }),

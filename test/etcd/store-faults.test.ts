@@ -105,3 +105,42 @@ test('a cluster without space refuses changes, but serves reads and removes VMs'
   );
   assert.equal(b.registry.positions.current, a.registry.positions.current);
 });
+
+test('a cluster without space ends tokens and sessions for all replicas', options, async (t) => {
+  const { endpoints, etcdctl } = await startCluster(t, { members: 1, flags: ['--quota-backend-bytes=4194304'] });
+  const [a, b] = [await startReplica(t, endpoints), await startReplica(t, endpoints)];
+  const { token } = await a.tokens.create({ name: 'leaked', scope: 'write' }, 'ops');
+  const { records } = a.registry.unsaved;
+  records.add({ kind: 'session', key: 'ended', body: '{}' });
+  await a.registry.saveHeartbeats();
+  await b.registry.replicas.catchUp();
+  assert.equal(b.tokens.find(token)?.name, 'leaked');
+  for (let n = 0; (await etcdctl('alarm', 'list')) === ''; n++)
+    await etcdctl('put', `/filler/${n}`, 'x'.repeat(100_000)).catch(() => {});
+  await assert.rejects(a.tokens.revoke('leaked', 'ops'), {
+    code: 'STORE_FULL',
+    message: /^revoked leaked, .*: etcd has no space left for the history; the tokens are removed$/,
+  });
+  await b.registry.replicas.catchUp();
+  assert.equal(b.tokens.find(token), undefined);
+  // The put of another session does not prevent the removal.
+  records.add({ kind: 'session', key: 'begun', body: '{}' });
+  records.add({ kind: 'session', key: 'ended', body: undefined });
+  await assert.rejects(a.registry.saveHeartbeats(), { code: 'STORE_FULL' });
+  const stored = async () =>
+    (await etcdctl('get', '--prefix', '/vreg/v1/', '--keys-only')).match(/leaked|ended|begun/g);
+  assert.equal(await stored(), null);
+  await etcdctl('del', '--prefix', '/filler/');
+  const { header } = JSON.parse(await etcdctl('get', '/none', '-w', 'json')) as { header: { revision: number } };
+  await etcdctl('compact', String(header.revision));
+  await etcdctl('defrag');
+  await etcdctl('alarm', 'disarm');
+  await a.registry.saveHeartbeats();
+  assert.deepEqual(await stored(), ['begun']);
+  assert.deepEqual(await a.tokens.revoke('leaked', 'ops'), [], 'the revocation is saved completely');
+  await a.tokens.create({ name: 'leaked', scope: 'read' }, 'ops');
+  await b.registry.replicas.catchUp();
+  assert.ok(b.tokens.list.some(({ name }) => name === 'leaked'));
+  assert.equal(b.tokens.find(token), undefined);
+  assert.equal(b.registry.positions.current, a.registry.positions.current);
+});

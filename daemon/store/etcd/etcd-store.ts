@@ -259,6 +259,7 @@ export class EtcdStore implements Store {
       return await this.#send(change, {});
     } catch (error) {
       const isFull = error instanceof EtcdError && error.kind === 'no-space';
+      if (isFull && change.kind === 'token') throw await this.#removeTokens(change, error);
       if (!isFull || change.kind !== 'remove') throw this.#toRuntimeError(error);
       // etcd still deletes keys, but has no space for the note.
       return await this.#send(change, { isBare: true }).catch((bare: unknown) => {
@@ -267,6 +268,24 @@ export class EtcdStore implements Store {
     } finally {
       this.#inFlight--;
     }
+  }
+
+  /**
+   * Revokes the tokens of a change for which etcd has no space, so that no other replica accepts them. The change still fails,
+   * because its note and its position are missing: the registry repeats it until etcd has space.
+   * @returns the error of the change
+   */
+  async #removeTokens({ records = [] }: Change, cause: EtcdError): Promise<unknown> {
+    const full = this.#toRuntimeError(cause);
+    if (records.some(({ body }) => body !== undefined)) return full;
+    try {
+      await this.#records.remove(records);
+    } catch {
+      return full;
+    }
+    const { hint, retryAfter } = full as VregError;
+    const message = 'etcd has no space left for the history; the tokens are removed';
+    return new VregError('STORE_FULL', message, { hint: hint!, retryAfter: retryAfter!, cause });
   }
 
   #toRuntimeError(error: unknown): unknown {

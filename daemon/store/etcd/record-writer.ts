@@ -3,6 +3,7 @@
  * knows, so a replica that lags never undoes what another one has written.
  */
 import type { RecordChange } from '../store.ts';
+import { EtcdError } from './etcd-error.ts';
 import { type EtcdKeys, encodeValue } from './etcd-keys.ts';
 import type { Informer } from './informer.ts';
 import type { Compare, Op } from './messages.ts';
@@ -69,24 +70,31 @@ export class RecordWriter {
   }
 
   /**
-   * Writes records now, except for those that other replicas rarely need.
+   * Writes records now, except for those that other replicas rarely need. Removals come first, because they need no space.
    * @throws EtcdError; those that could not be written must be saved again
    */
   async save(records: readonly RecordChange[]): Promise<void> {
     const urgent: RecordChange[] = [];
     for (const record of records) {
-      const key = this.#keys.record(record);
       const { kind, body } = record;
       // The time that is left to a suspect VM is on the listening clock of one replica.
-      if (kind === 'lease') continue;
-      if (body === undefined) {
-        this.#deferred.delete(key);
-        if (this.revisionOf(key) > 0) urgent.push(record);
-      } else if (kind === 'identity' || kind === 'token') this.#deferred.set(key, record);
+      if (kind === 'lease' || body === undefined) continue;
+      if (kind === 'identity' || kind === 'token') this.#deferred.set(this.#keys.record(record), record);
       else urgent.push(record);
     }
+    await this.remove(records.filter(({ kind, body }) => kind !== 'lease' && body === undefined));
     if (urgent.length > 0) await this.#write(urgent);
     if (this.#now() - this.#flushedAt >= DEFERRED_INTERVAL) await this.flush();
+  }
+
+  /** Removes records now, also while etcd has no space. @throws EtcdError */
+  async remove(records: readonly RecordChange[]): Promise<void> {
+    const known = records.filter((record) => {
+      const key = this.#keys.record(record);
+      this.#deferred.delete(key);
+      return this.revisionOf(key) > 0;
+    });
+    if (known.length > 0) await this.#write(known);
   }
 
   /** Writes only the mark. @throws EtcdError */
@@ -145,14 +153,20 @@ export class RecordWriter {
   async #commit(records: readonly RecordChange[], more: readonly Op[] = []): Promise<boolean> {
     const { key: mark, write } = this.#mark();
     const compares: Compare[] = [];
-    const success: Op[] = [{ type: 'put', key: mark, value: encodeValue({ w: write }, '') }];
+    const putMark: Op = { type: 'put', key: mark, value: encodeValue({ w: write }, '') };
+    const success: Op[] = [...more];
     for (const record of records) {
       const key = this.#keys.record(record);
       compares.push({ key, modRevision: this.revisionOf(key) });
       if (record.body === undefined) success.push({ type: 'delete', key });
       else success.push({ type: 'put', key, value: encodeValue({ w: write }, record.body) });
     }
-    const outcome = await this.#transactions.commit({ compares, success: [...success, ...more] });
+    const isRemoval = more.length === 0 && records.length > 0 && records.every(({ body }) => body === undefined);
+    const outcome = await this.#transactions.commit({ compares, success: [putMark, ...success] }).catch((error) => {
+      if (!isRemoval || !(error instanceof EtcdError) || error.kind !== 'no-space') throw error;
+      // Without the mark, which needs space. The removal then counts as that of another replica, with the same effect.
+      return this.#transactions.commit({ compares, success });
+    });
     if (!outcome.applied) return false;
     for (const record of records) this.#advance(this.#keys.record(record), record, outcome.revision);
     return true;

@@ -162,7 +162,7 @@ test('a repeated revocation fails until it is durable', async () => {
   for (let i = 0; i < 2; i++)
     await assert.rejects(tokens.revoke('ops', 'test'), {
       code: 'STORE_FULL',
-      message: /^revoked ops, but a restart would undo it/,
+      message: /^revoked ops, but a restart may undo it/,
     });
   store.full = false;
   assert.deepEqual(await tokens.revoke('ops', 'test'), ['ops']);
