@@ -4,7 +4,9 @@ import { insteadOf, isLimited, type OwnStatus, readOwnStatus } from '../fleet/ow
 import {
   type CloneVerdict,
   cloneVerdict,
+  findAgent,
   lacksAgent,
+  otherRegistryOf,
   readSelf,
   SELF_SETTINGS,
   type Self,
@@ -47,6 +49,13 @@ export const whoami = defineCommand({
     if (others.length > 0)
       context.note(
         `no id is configured (VERS_VM_ID), so the answer is for the host name; agents on this machine run for: ${others.join(', ')}`,
+      );
+    // Without a state no agent of this VM has reached a registry.
+    const agent = self.state && (await findAgent(context.config, self));
+    const elsewhere = agent && otherRegistryOf(agent, context.client());
+    if (elsewhere !== undefined)
+      context.note(
+        `the agent of this VM sends heartbeats to ${elsewhere}; if that is another registry: vreg daemon stop agent, then vreg daemon agent --detach`,
       );
     let outage: VregError | undefined;
     const known = await ask(context, self).catch((error: unknown) => {

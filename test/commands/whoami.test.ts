@@ -90,6 +90,18 @@ test('whoami without an id names the VMs whose agents run on this machine, and p
   );
 });
 
+test('whoami names the registry to which the agent of this VM sends heartbeats if it is another one', async (t) => {
+  const { state, daemon, whoami } = await withAgent(t);
+  assert.equal((await whoami(state)).stderr, '');
+  const { url } = await serveApp(t);
+  const elsewhere = await vreg(['whoami', '--id', 'vm-1', '--data-dir', state], { url });
+  assert.match(elsewhere.stdout, /^Registered\tno$/m);
+  assert.equal(
+    elsewhere.stderr,
+    `vreg: the agent of this VM sends heartbeats to ${daemon.url}; if that is another registry: vreg daemon stop agent, then vreg daemon agent --detach\n`,
+  );
+});
+
 /** A VM whose agent has sent heartbeats, with its state in a folder. */
 async function withAgent(t: TestContext) {
   const daemon = await serveLive(t);
