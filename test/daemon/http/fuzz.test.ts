@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import type { VmList } from '../../../src/protocol/api.ts';
 import { parseRegistration } from '../../../src/protocol/vm.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { codePoint } from '../../helpers/code-point.ts';
 import { call, errorOf } from '../../helpers/http.ts';
 import { exchange } from '../../helpers/raw.ts';
 
@@ -14,7 +15,7 @@ const SEED = 20_260_101;
 const fields = ['id', 'name', 'role', 'status', 'address', 'services', 'metadata', 'registeredBy'] as const;
 const text = fc.oneof(
   fc.constantFrom('vm-1', 'vm-2', 'infra', 'worker', 'running', 'stopped', '', ' ', '..', '__proto__', 'constructor'),
-  fc.string({ unit: 'binary', maxLength: 40 }),
+  fc.string({ unit: codePoint, maxLength: 40 }),
   fc.string({ unit: 'grapheme', maxLength: 10 }).map((part) => part.repeat(150)),
 );
 const service = fc.record(

@@ -1,5 +1,6 @@
 /** Generates requests for every route, some valid and some mutated, for the model of the wire. */
 import fc from 'fast-check';
+import { codePoint } from '../code-point.ts';
 import type { Asked, Fields } from './wire-model.ts';
 
 export type Step = { do: 'ask'; asked: Asked } | { do: 'pass' | 'miss'; ms: number };
@@ -7,7 +8,7 @@ export type Step = { do: 'ask'; asked: Asked } | { do: 'pass' | 'miss'; ms: numb
 const junk = fc.oneof(
   fc.constantFrom<unknown>(null, true, false, 0, -0, 1.5, -1, 65_536, 1e300, '', ' ', [], {}, [null], '\0', 'a\nb'),
   fc.constantFrom('x'.repeat(1024), 'x'.repeat(1025), '\ud800', 'é'.repeat(700), '.', '..', '__proto__', '%2e%2e'),
-  fc.string({ unit: 'binary', maxLength: 20 }),
+  fc.string({ unit: codePoint, maxLength: 20 }),
   fc.jsonValue({ maxDepth: 3 }),
 );
 /** Few ids, so that requests affect each other. */
