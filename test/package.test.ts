@@ -18,8 +18,9 @@ import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import { READMES } from '../src/help/docs.ts';
 import { serveApp } from './helpers/app.ts';
-import { seed, vreg } from './helpers/cli.ts';
+import { seed } from './helpers/cli.ts';
 import { BIN, cleanEnv, ENTRY, PROGRAM, type Ran, run, tempDir } from './helpers/daemon.ts';
+import { call } from './helpers/http.ts';
 import { readReadme, section, table } from './helpers/readme.ts';
 import { unless } from './helpers/tools.ts';
 import { aVm } from './helpers/vm.ts';
@@ -136,11 +137,17 @@ test('the program is executable, and runs through a symlink', async (t) => {
   assert.deepEqual(told, { code: 0, signal: null, stdout: `vreg ${version}\n`, stderr: '' });
 });
 
-test('a reader that closes early ends the program quietly', unless('bash'), async (t) => {
+/** Serves 1,500 VMs, whose list is more than a pipe holds. */
+async function serveMany(t: TestContext): Promise<string> {
   const { url } = await serveApp(t);
-  // More than a pipe holds, so that there is something left to write when head has gone.
-  const lines = Array.from({ length: 1500 }, (_, index) => JSON.stringify(aVm({ id: `vm-${index}` })));
-  assert.equal((await vreg(['register', '-q', '-f', '-'], { url, stdin: lines.join('\n') })).code, 0);
+  const vms = Array.from({ length: 1500 }, (_, index) => aVm({ id: `vm-${index}` }));
+  assert.equal((await call(url, 'POST', '/registry/import', { body: { vms } })).status, 200);
+  return url;
+}
+
+test('a reader that closes early ends the program quietly', unless('bash'), async (t) => {
+  // There is something left to write when head has gone.
+  const url = await serveMany(t);
   const shell = linked(t, url);
   for (const flags of ['-q', '--json', '-o yaml', '-o ndjson', '-o table']) {
     const told = await shell(['bash', '-o', 'pipefail'], `vreg ls ${flags} | head -1 >/dev/null`);
@@ -149,10 +156,7 @@ test('a reader that closes early ends the program quietly', unless('bash'), asyn
 });
 
 test('a reader that begins late receives the entire output of a hot command', async (t) => {
-  const { url } = await serveApp(t);
-  // More than a pipe holds.
-  const lines = Array.from({ length: 1500 }, (_, index) => JSON.stringify(aVm({ id: `vm-${index}` })));
-  assert.equal((await vreg(['register', '-q', '-f', '-'], { url, stdin: lines.join('\n') })).code, 0);
+  const url = await serveMany(t);
   const child = spawn(PROGRAM!, [...ENTRY, 'ls', '--json', '-v'], {
     env: cleanEnv(tempDir(t), { VERS_INFRA_URL: url }),
     stdio: ['ignore', 'pipe', 'pipe'],
