@@ -263,9 +263,16 @@ test('a file that is not an intact backup is refused, and nothing is changed', a
     db.close();
   }
   const before = [files(dataDir), readFileSync(join(dataDir, 'registry.db'))];
-  for (const what of ['empty', 'text', 'cut', 'flipped', 'tableless', 'foreign']) {
+  for (const [what, expected] of [
+    ['cut', 1],
+    ['flipped', 1],
+    ['empty', 5],
+    ['text', 5],
+    ['tableless', 5],
+    ['foreign', 5],
+  ] as const) {
     const { code, stderr } = await restore(home, name(what));
-    assert.equal(code, 1, what);
+    assert.equal(code, expected, what);
     assert.match(stderr, new RegExp(`cannot restore .*${what}\\.db: `));
     assert.match(stderr, /hint: nothing was changed/);
   }
