@@ -45,7 +45,7 @@ test('describe shows metadata, services with health, parent, children, tokens, t
     ['Status', 'running'],
     ['Live', 'live'],
     ['Last seen', AT],
-    ['Offered', /^yes: it is running and was last seen at .*; the lease is 300 s$/],
+    ['Offered', /^yes: it is running and was last seen at .*; the lease is 5m$/],
     ['Address', '10.0.0.1'],
     ['Parent', 'golden-1 (gold, golden, live)'],
     ['Registered', `${AT} by test`],
@@ -82,7 +82,7 @@ test('describe says why discover omits a VM', async (t) => {
   await seed(url, [aVm({ id: 'b', status: 'paused' })]);
   assert.match(
     (await vreg(['describe', 'a'], { url })).stdout,
-    /^Offered: +no: it is stale: last seen at .* ago; the lease is 300 s$/m,
+    /^Offered: +no: it is stale: last seen at .* ago; the lease is 5m$/m,
   );
   assert.match((await vreg(['describe', 'b'], { url })).stdout, /^Offered: +no: it is declared paused$/m);
 });
