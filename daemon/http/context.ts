@@ -186,14 +186,9 @@ export class RequestContext {
   }
 
   /**
-   * Query parameters by name. An empty one counts as absent, as in the original registry (vers-agent-services).
-   * @throws VregError INVALID if one is given twice
+   * A query parameter. An empty one counts as absent, as in the original registry (vers-agent-services).
+   * @throws VregError INVALID if it is given twice
    */
-  query<K extends string>(...names: readonly K[]): { [name in K]?: string | undefined } {
-    return Object.fromEntries(names.map((name) => [name, this.param(name)])) as { [name in K]?: string | undefined };
-  }
-
-  /** A query parameter, as in {@link query}. @throws VregError INVALID if it is given twice */
   param(name: string): string | undefined {
     const value = this.queryParams[name];
     if (value === undefined || typeof value === 'string') return value || undefined;

@@ -17,8 +17,8 @@ export interface EventFilter {
  * or status matches both the old and the new value.
  */
 export function parseFilter(ctx: RequestContext): EventFilter {
-  const { role, status, id } = ctx.query('role', 'status', 'id');
-  const [roles, statuses, ids] = [role, status, id].map((text) =>
+  const given = [ctx.param('role'), ctx.param('status'), ctx.param('id')];
+  const [roles, statuses, ids] = given.map((text) =>
     text === undefined ? undefined : new Set<string | undefined>(text.split(',')),
   );
   const { readFilter } = ctx;
@@ -31,6 +31,6 @@ export function parseFilter(ctx: RequestContext): EventFilter {
     const visible = eventInRole(event, readFilter?.role);
     return visible && matches(visible) ? visible : undefined;
   };
-  const isLimited = [role, status, id, readFilter].some((limit) => limit !== undefined);
-  return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), isLimited, select };
+  const isLimited = [...given, readFilter].some((limit) => limit !== undefined);
+  return { key: JSON.stringify([...given, readFilter?.vm, readFilter?.role]), isLimited, select };
 }

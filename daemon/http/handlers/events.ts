@@ -170,7 +170,7 @@ type Start = Position | 'start' | undefined;
 /** The start of the stream, from `Last-Event-ID` or `since`. */
 function startText(ctx: RequestContext): string | undefined {
   const header = ctx.headers['last-event-id'];
-  return (Array.isArray(header) ? header[0] : header) || ctx.query('since').since;
+  return (Array.isArray(header) ? header[0] : header) || ctx.param('since');
 }
 
 /** A position that may not belong to this history means `start`. */

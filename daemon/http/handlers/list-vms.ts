@@ -40,7 +40,8 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
 }
 
 function readQuery(ctx: RequestContext): Query {
-  const { role, status, selector, sort = 'registered' } = ctx.query('role', 'status', 'selector', 'sort');
+  const [role, status, selector] = [ctx.param('role'), ctx.param('status'), ctx.param('selector')];
+  const sort = ctx.param('sort') ?? 'registered';
   // An empty cursor in a script must not start again with the first page.
   const after = ctx.nonEmpty('after');
   const limit = ctx.number('limit', 1, Number.MAX_SAFE_INTEGER);

@@ -53,7 +53,7 @@ export async function revokeToken(ctx: RequestContext): Promise<Result> {
 
 /** Revokes the tokens of all VMs that enrolled with one enrol token. */
 export async function revokeEnrolledBy(ctx: RequestContext): Promise<Result> {
-  const { enrolledBy } = ctx.query('enrolledBy');
+  const enrolledBy = ctx.param('enrolledBy');
   if (enrolledBy === undefined) {
     throw new VregError('INVALID', 'enrolledBy is required: the name of an enrol token', {
       field: 'enrolledBy',
