@@ -382,10 +382,10 @@ class Request<R extends Head> {
         onSent?.();
         if (this.#isPatient) this.#watch(running);
       },
-      onHead: (status) => {
+      onHead: (head) => {
         endpoint.heard();
         this.#watch(running);
-        if (!NOT_READY.includes(status)) this.#onHead(running);
+        if (!isUnusable(head)) this.#onHead(running);
       },
     };
     this.#startTimer();

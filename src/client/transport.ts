@@ -30,8 +30,8 @@ export interface Exchange {
   signal?: AbortSignal | undefined;
   /** Called when the request is written to an established connection. From then on the server may have received it. */
   onSent?: (() => void) | undefined;
-  /** Called with the status when the head of the response has arrived. */
-  onHead?: ((status: number) => void) | undefined;
+  /** Called when the head of the response has arrived. */
+  onHead?: ((head: Pick<Reply, 'status' | 'headers'>) => void) | undefined;
 }
 
 export interface Reply {

@@ -158,6 +158,21 @@ for (const [name, openTransport] of Object.entries(TRANSPORTS)) {
       });
     }
 
+    test('a page of another service does not abort the request to a slow registry', async (t) => {
+      let respond = () => {};
+      const slow: Answer = (request, response) => {
+        respond = () => ok(request, response);
+      };
+      const a = await server(t, slow);
+      const b = await server(t, (request, response) => {
+        page(request, response);
+        response.once('finish', () => setTimeout(respond, 200));
+      });
+      const client = clientOf(t, [a, b]);
+      assert.equal((await client.list()).length, 1);
+      assert.deepEqual([client.url, a.requests.length, b.requests.length, a.aborted], [a.url, 1, 1, []]);
+    });
+
     test('a write goes to the next URL if the first one is the page of another service', async (t) => {
       const [a, b] = [await server(t, page), await server(t, ok)];
       await clientOf(t, [a, b]).register(aVm());

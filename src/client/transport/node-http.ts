@@ -82,7 +82,7 @@ export class NodeHttpTransport implements Transport {
       request
         .on('response', (received) => {
           response = received;
-          onHead?.(received.statusCode!);
+          onHead?.(head(received));
           read(received, timer).then(resolve, reject);
         })
         .on('upgrade', (_response, socket) => {

@@ -115,7 +115,7 @@ export class UndiciTransport implements Transport {
     this.#waiting++;
     try {
       const answer = await unlessAborted(end, request.call({ dispatch } as Dispatcher, options));
-      onHead?.(answer.statusCode);
+      onHead?.({ status: answer.statusCode, headers: answer.headers });
       return { status: answer.statusCode, headers: answer.headers, body: answer.body };
     } catch (error) {
       return rethrow(error as NodeJS.ErrnoException, CODES_OF_HEAD);
