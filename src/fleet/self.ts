@@ -120,7 +120,7 @@ function stateFolders(config: Config): string[] {
   if (given !== undefined) return [resolve(given)];
   const { stateDir } = config;
   const bases = [dirname(stateDir), SYSTEM_STATE];
-  return [stateDir, ...bases.flatMap((base) => UNIT_FOLDERS.map((name) => join(base, name)))];
+  return [...new Set([stateDir, ...bases.flatMap((base) => UNIT_FOLDERS.map((name) => join(base, name)))])];
 }
 
 /** The agent of this VM that runs now, according to the pid files in the folders of {@link readSelf}; 'unit' if systemd runs it. */

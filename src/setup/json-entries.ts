@@ -55,7 +55,8 @@ export function removeEntries(file: string, before: string | undefined, entries:
         text = remove(text, path);
     }
   }
-  return { text: mark + (EMPTY.test(text.trim()) ? text.replace(/\{\s*\}/, '{}') : text), isEdited };
+  const isEmptied = text !== json && EMPTY.test(text.trim());
+  return { text: mark + (isEmptied ? text.replace(/\{\s*\}/, '{}') : text), isEdited };
 }
 
 /** Separates the byte order mark, which is no part of JSON. A file without content counts as one without JSON. */

@@ -3,7 +3,7 @@
  * extensions from the files in its folders, and from the packages and paths in its settings (pi, docs/extensions.md, packages.md and
  * src/core/package-manager.ts).
  */
-import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs';
+import { type Dirent, existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, join, relative, resolve } from 'node:path';
 import { readPlainFile } from '../config/json-file.ts';
 
@@ -198,15 +198,22 @@ function pathsOf(entry: string, folder: string): string[] {
 }
 
 function pathsBelow(folder: string): string[] {
-  const paths = entriesOf(folder).filter((path) => basename(path) !== 'node_modules');
-  // Not through links, which may form a cycle.
-  return paths.flatMap((path) => (lstatSync(path).isDirectory() ? [path, ...pathsBelow(path)] : [path]));
+  return contentsOf(folder).flatMap((entry) => {
+    if (entry.name === 'node_modules') return [];
+    const path = join(folder, entry.name);
+    // Not through links, which may form a cycle.
+    return entry.isDirectory() ? [path, ...pathsBelow(path)] : [path];
+  });
 }
 
 function entriesOf(folder: string): string[] {
+  return contentsOf(folder).map(({ name }) => join(folder, name));
+}
+
+/** Empty for a folder that cannot be read. */
+function contentsOf(folder: string): Dirent[] {
   try {
-    const names = readdirSync(folder).filter((name) => !name.startsWith('.'));
-    return names.map((name) => join(folder, name));
+    return readdirSync(folder, { withFileTypes: true }).filter(({ name }) => !name.startsWith('.'));
   } catch {
     return [];
   }

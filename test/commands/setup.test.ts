@@ -357,6 +357,14 @@ for (const [program, name, texts] of [
       else assert.deepEqual(JSON.parse(read(name).replace('\ufeff', '')), {});
     });
 
+for (const text of ['{ }', '{\n}\n', '{"mcpServers": {}}'])
+  test(`--remove without a setup changes nothing, here in ${JSON.stringify(text)}`, async (t) => {
+    const { setup, write, read } = aHome(t);
+    write('.claude.json', text);
+    const { code, actions } = await setup('claude', '--only', 'mcp', '--remove');
+    assert.deepEqual([code, actions, read('.claude.json')], [0, ['mcp unchanged'], text]);
+  });
+
 for (const [what, text] of [
   ['one line', '{"a":1,"hooks":{"SessionStart":[{"matcher":"x","hooks":[]}]},"mcpServers":{"x":{"args":[1,2]}}}'],
   ['lines with values of their own layout', SETTINGS],
