@@ -12,12 +12,14 @@ export function isTransient(error: unknown): error is VregError {
 }
 
 /**
- * True if no registry has responded. An error from the registry itself has its version; a proxy responds in place of one that is away.
+ * True if no registry has responded. An error from the registry itself has its version; a proxy responds in place of one that is away,
+ * and another service with something else than an answer of a registry.
  * @param server facts from the response with the error
  */
 export function isAway(error: unknown, { version }: RegistryClient['server']): boolean {
   if (!(error instanceof VregError)) return false;
-  return error.code === 'UNREACHABLE' || (error.code === 'BUSY' && version === undefined);
+  const isFromOther = error.code === 'BUSY' || error.code === 'BAD_ANSWER';
+  return error.code === 'UNREACHABLE' || (isFromOther && version === undefined);
 }
 
 /**

@@ -207,6 +207,7 @@ for (const [status, headers, reachable] of [
   [500, { [VERSION_HEADER]: '1.0.0' }, true],
   [503, { [VERSION_HEADER]: '1.0.0' }, true],
   [502, {}, false],
+  [200, { 'content-type': 'text/html' }, false],
 ] as const)
   test(`status, whoami and the hook say that a registry which answers with ${status} is ${reachable ? '' : 'not '}reachable`, async (t) => {
     const url = await stub(t, (_request, response) => json(response, status, { error: 'not now' }, headers));
