@@ -1,6 +1,6 @@
 /** Explains answers: why `discover` returns a VM, whether an answer may be outdated, and the state of the fleet in one line. */
 import type { Why } from '../../src/protocol/api.ts';
-import { formatDuration } from '../../src/protocol/duration.ts';
+import { formatExactDuration } from '../../src/protocol/duration.ts';
 import type { Clock } from '../clock.ts';
 import type { Registry } from './registry.ts';
 import type { VmRecord } from './vm-record.ts';
@@ -10,8 +10,8 @@ import { Snapshot, uncertaintyOf } from './vm-snapshot.ts';
 export function explain(registry: Registry, entry: VmRecord): Why {
   const { id, role, status } = entry;
   // In listening time, like the lease, so the two can be compared.
-  const silence = formatDuration(registry.clock.listening() - entry.heardAt);
-  const lease = `the lease is ${formatDuration(registry.staleAfter)}`;
+  const silence = formatExactDuration(registry.clock.listening() - entry.heardAt);
+  const lease = `the lease is ${formatExactDuration(registry.staleAfter)}`;
   const lastSeen = `last seen at ${entry.lastSeen}, ${silence} of listening time ago`;
   const reasons: Why['reasons'] = [];
   if (status !== 'running') reasons.push({ code: status, message: `it is declared ${status}` });

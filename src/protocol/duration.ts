@@ -33,6 +33,19 @@ export function formatDuration(ms: number): string {
   return hours % 24 ? `${days}d${hours % 24}h` : `${days}d`;
 }
 
+/** Formats milliseconds exactly, apart from parts of a second in a longer duration: `500ms`, `15m40s`, `3d2h`. */
+export function formatExactDuration(ms: number): string {
+  if (ms > 0 && ms < 1000) return `${Math.ceil(ms)}ms`;
+  let rest = Math.max(0, Math.floor(ms / 1000)) * 1000;
+  let text = '';
+  for (const unit of ['d', 'h', 'm', 's'] as const) {
+    const amount = Math.floor(rest / UNITS[unit]!);
+    rest -= amount * UNITS[unit]!;
+    if (amount > 0) text += `${amount}${unit}`;
+  }
+  return text || '0s';
+}
+
 /** The delay of a timer for a duration in milliseconds: at most {@link MAX_TIMEOUT}, 24 days. */
 export function timerDelay(ms: number): number {
   return Math.min(ms, MAX_TIMEOUT);

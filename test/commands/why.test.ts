@@ -25,7 +25,7 @@ test('why explains in one line, and in JSON with codes, whether discover returns
     /^discover worker does not offer live: it is stale: .*Z, 5m1s of listening time ago; the lease is 5m\n$/,
   );
   clock.pass(3 * 24 * 3_600_000);
-  assert.match((await vreg(['why', 'live'], { url })).stdout, /, 3d of listening time ago; the lease is 5m\n$/);
+  assert.match((await vreg(['why', 'live'], { url })).stdout, /, 3d5m1s of listening time ago; the lease is 5m\n$/);
   assert.equal(
     (JSON.parse((await vreg(['why', 'live', '--json'], { url })).stdout) as { offered: boolean }).offered,
     false,
