@@ -138,5 +138,9 @@ function followAlone(): Stream {
   document.addEventListener('visibilitychange', restOrWake);
   void own.run();
   restOrWake();
-  return { wake: restOrWake, renew: () => own.renew(), leave: () => {}, resume: () => {} };
+  const renew = () => {
+    own.renew();
+    restOrWake();
+  };
+  return { wake: restOrWake, renew, leave: () => {}, resume: () => {} };
 }
