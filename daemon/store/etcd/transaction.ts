@@ -169,9 +169,11 @@ export class Transactions {
   async #waitForRemoval({ key, boundTo }: Proof, cause: EtcdError, end: number): Promise<void> {
     // The view may not have reached the revision that the key had before, so that it does not know the key.
     const isPending = () => this.#informer.revision < boundTo || this.#informer.revisionOf(key) === boundTo;
-    while (isPending() && this.#now() < end)
-      await this.#informer.waitFor(this.#informer.revision + 1, this.#left(end)).catch(() => {});
-    if (isPending()) throw cause;
+    try {
+      while (isPending()) await this.#informer.waitFor(this.#informer.revision + 1, this.#left(end));
+    } catch {
+      throw cause;
+    }
   }
 
   /**
