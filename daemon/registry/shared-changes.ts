@@ -46,8 +46,9 @@ export class SharedChanges implements Changes {
   readonly #turns = new Map<string, Promise<void>>();
   /** Changes of this replica that have not arrived yet, with the events of those that are visible already. */
   readonly #own = new Map<Change, { decision: Decision; announce?: Announce }>();
-  /** Number of times at which this replica has begun to catch up, and the last one of them that has ended. */
+  /** How often this replica has begun to catch up. */
   #catchUps = 0;
+  /** The latest catch-up that has ended, by its number. */
   #lastCatchUp = 0;
   #added = 0;
   #growth = 0;

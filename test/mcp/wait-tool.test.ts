@@ -45,7 +45,7 @@ for (const [what, code, version, message] of [
   ['a proxy in front of one that is away', 'BUSY', undefined, 'the registry is not reachable'],
   ['a busy registry', 'BUSY', '1.0.0', 'the registry responded with an error'],
 ] as const)
-  test(`the progress of a wait tells ${what}`, async () => {
+  test(`the progress of a wait names ${what}`, async () => {
     const refuse = () => {
       throw new VregError(code, 'no');
     };

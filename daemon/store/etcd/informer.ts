@@ -213,7 +213,7 @@ export class Informer {
 
   /**
    * Waits until the view contains every change that was committed before the call, while etcd accepts no put that would show it:
-   * until the view has no older keys than etcd, and as many. etcd reads all keys for this.
+   * until the view has each key at the revision that etcd has, and no other keys. etcd reads all keys for this.
    * @throws EtcdError unavailable
    */
   async awaitSameKeys(timeoutMs: number): Promise<void> {
@@ -224,7 +224,7 @@ export class Informer {
       { timeoutMs: left() },
     );
     for (const { modRevision } of kvs) await this.waitFor(modRevision, left());
-    // The view lacks removals if it has more keys. Beyond the revision of the answer, the number may differ for other reasons.
+    // The view lacks removals if it has more keys. Beyond the revision of the answer, later changes count too.
     while (this.#revision < header.revision && this.#known.size !== count)
       await this.waitFor(this.#revision + 1, left());
   }
