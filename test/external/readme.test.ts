@@ -243,7 +243,7 @@ function settled(text: string): string {
     .replace(/\b[\da-f]{16}\b/g, 'INCARNATION')
     .replace(/just now|(\d+[smhd])+ ago/g, 'AGE')
     .replace(/up (\d+[smhd])+/g, 'up AGE')
-    .replace(/(\d+[smhd])+ of listening time ago/g, 'AGE')
+    .replace(/(\d+(ms|[smhd]))+ of listening time ago/g, 'AGE')
     .replace(/"uptime": [\d.]+/g, '"uptime": N')
     .replace(/\bpid \d+/g, 'pid N')
     .replace(/^(serve|agent)\s+\d+/gm, '$1 N')
